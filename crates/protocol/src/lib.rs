@@ -1,0 +1,20 @@
+//! The words of Grange: jobs, records, events, manifests, frames, subjects, and what may become of what.
+//!
+//! Owns every message that crosses a process border and the rules that need nothing but the messages themselves.
+//! Never does IO, never reads a clock, never knows a NATS type.
+
+pub mod event;
+pub mod failure;
+pub mod frame;
+pub mod json;
+pub mod lifecycle;
+pub mod limit;
+pub mod manifest;
+pub mod name;
+pub mod object;
+pub mod ownership;
+pub mod record;
+pub mod resource;
+pub mod status;
+pub mod subject;
+pub mod ticket;

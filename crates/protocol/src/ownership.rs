@@ -1,0 +1,248 @@
+//! Whose job is it? What an agent does with a delivered ticket when it is not plainly new: a pure decision on what a
+//! leader read showed. Only the broker's own times are compared.
+
+use crate::record::{Holder, Record, State};
+use crate::status::AgentStatus;
+
+/// What the leader said of a job's state subject.
+#[derive(Clone, Debug)]
+pub enum Stored {
+    /// Nothing is there.
+    Nothing,
+    /// The value ran out of time; a marker took its place.
+    Marker {
+        /// The marker's sequence.
+        sequence: u64,
+    },
+    /// A record.
+    Record {
+        /// Its sequence.
+        sequence: u64,
+        /// When the broker stored it, Unix milliseconds of the broker.
+        stored_ms: u64,
+        /// The record; boxed, it is the big one.
+        record: Box<Record>,
+    },
+}
+
+/// What is known of the agent that holds the job.
+#[derive(Clone, Debug, Default)]
+pub struct Heartbeat {
+    /// Its newest heartbeat and when the broker stored it; None: its key ran out, or never was.
+    pub newest: Option<(AgentStatus, u64)>,
+    /// How long the heartbeat bucket has existed, milliseconds: a bucket younger than a lease proves nothing.
+    pub bucket_age_ms: u64,
+}
+
+/// What to do with the ticket.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Claim it, expecting this revision (0: nothing).
+    Claim {
+        /// The revision to expect.
+        expect: u64,
+        /// What the claim builds on.
+        before: Option<Box<Record>>,
+    },
+    /// The job has ended: acknowledge the ticket.
+    Ended(State),
+    /// Its waiting time ran out, and nobody wrote that down yet: conclude `expired`, expecting this revision.
+    Expired {
+        /// The marker's revision.
+        expect: u64,
+    },
+    /// This very agent holds it: leave the ticket alone.
+    Mine,
+    /// Another agent holds it: hand the ticket back for so long.
+    Held {
+        /// Milliseconds until it is worth another look.
+        look_again_ms: u64,
+    },
+    /// Another agent held it and is lost: heartbeats have to be looked at, if they were not.
+    AskHeartbeat(Holder),
+}
+
+/// Decides. `ticket_state` is the revision that the ticket says it builds on; `broker_now_ms` is the broker's clock;
+/// `heartbeat` is None until it was looked up.
+pub fn judge(
+    ticket_state: u64,
+    stored: &Stored,
+    me: &Holder,
+    broker_now_ms: u64,
+    heartbeat: Option<&Heartbeat>,
+) -> Verdict {
+    match stored {
+        Stored::Nothing if ticket_state == 0 => Verdict::Claim { expect: 0, before: None },
+        Stored::Nothing => Verdict::Ended(State::Expired),
+        Stored::Marker { sequence } if ticket_state > *sequence => {
+            Verdict::Claim { expect: *sequence, before: None }
+        }
+        Stored::Marker { sequence } => Verdict::Expired { expect: *sequence },
+        Stored::Record { sequence, stored_ms, record } => match record.state {
+            State::Queued | State::Retrying => {
+                Verdict::Claim { expect: *sequence, before: Some(record.clone()) }
+            }
+            State::Claimed | State::Running => {
+                judge_held(*sequence, *stored_ms, record, me, broker_now_ms, heartbeat)
+            }
+            ended => Verdict::Ended(ended),
+        },
+    }
+}
+
+fn judge_held(
+    sequence: u64,
+    stored_ms: u64,
+    record: &Record,
+    me: &Holder,
+    broker_now_ms: u64,
+    heartbeat: Option<&Heartbeat>,
+) -> Verdict {
+    let Some(fence) = record.fence(sequence) else {
+        return Verdict::Claim { expect: sequence, before: Some(Box::new(record.clone())) };
+    };
+    if fence.holder == *me {
+        return Verdict::Mine;
+    }
+    let lease_ms = u64::from(record.lease_s()) * 1000;
+    let held_ms = broker_now_ms.saturating_sub(stored_ms);
+    if held_ms < lease_ms {
+        return Verdict::Held { look_again_ms: (lease_ms - held_ms).max(1000) };
+    }
+    let Some(heartbeat) = heartbeat else {
+        return Verdict::AskHeartbeat(fence.holder);
+    };
+    if heartbeat.bucket_age_ms < lease_ms {
+        return Verdict::Held { look_again_ms: lease_ms - heartbeat.bucket_age_ms };
+    }
+    if is_lost(&fence.holder, fence.claim, heartbeat, broker_now_ms, lease_ms, record) {
+        return Verdict::Claim { expect: sequence, before: Some(Box::new(record.clone())) };
+    }
+    Verdict::Held { look_again_ms: lease_ms }
+}
+
+/// Lost: silent for a whole lease, or speaking again (in any life) without this attempt.
+fn is_lost(
+    holder: &Holder,
+    claim: u64,
+    heartbeat: &Heartbeat,
+    broker_now_ms: u64,
+    lease_ms: u64,
+    record: &Record,
+) -> bool {
+    let Some((status, stored_ms)) = &heartbeat.newest else {
+        return true;
+    };
+    if status.incarnation != holder.incarnation {
+        return broker_now_ms.saturating_sub(*stored_ms) < lease_ms || status.covers >= claim;
+    }
+    if broker_now_ms.saturating_sub(*stored_ms) >= lease_ms {
+        return true;
+    }
+    let number = record.attempt.as_ref().map_or(0, |a| a.number);
+    let lists_it = status.attempts.iter().any(|held| held.claim == claim && held.number == number);
+    status.covers >= claim && !lists_it
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::{Claim, claim, conclude};
+    use crate::name::{AgentName, Class, Incarnation, JobId, Owner, PluginName};
+    use crate::record::Outcome;
+    use crate::status::HeldAttempt;
+    use crate::subject::Lane;
+    use crate::ticket::Priority;
+
+    fn holder(agent: &str, life: &str) -> Holder {
+        Holder { agent: AgentName::new(agent).unwrap(), incarnation: Incarnation::new(life).unwrap() }
+    }
+
+    fn running(by: &Holder) -> Record {
+        let lane = Lane {
+            priority: Priority::Normal,
+            plugin: PluginName::new("p").unwrap(),
+            class: Class::plugin_default(),
+        };
+        claim(None, &lane, 1, &Claim { holder: by.clone(), lease_s: 30, ahead: false, at_ms: 0 }).unwrap()
+    }
+
+    fn stored(record: Record) -> Stored {
+        Stored::Record { sequence: 10, stored_ms: 1_000, record: Box::new(record) }
+    }
+
+    fn status(life: &str, covers: u64, claims: &[u64]) -> AgentStatus {
+        let held = |claim: &u64| HeldAttempt {
+            owner: Owner::new("o").unwrap(),
+            job: JobId::new("j").unwrap(),
+            number: 1,
+            claim: *claim,
+        };
+        AgentStatus {
+            incarnation: Incarnation::new(life).unwrap(),
+            covers,
+            attempts: claims.iter().map(held).collect(),
+            ..AgentStatus::silent(AgentName::new("other").unwrap())
+        }
+    }
+
+    fn beat(status: AgentStatus, stored_ms: u64) -> Heartbeat {
+        Heartbeat { newest: Some((status, stored_ms)), bucket_age_ms: 1_000_000 }
+    }
+
+    const LATE: u64 = 40_000;
+
+    #[test]
+    fn a_new_job_is_claimed_and_an_ended_one_acknowledged() {
+        let me = holder("me", "m");
+        assert_eq!(judge(0, &Stored::Nothing, &me, 0, None), Verdict::Claim { expect: 0, before: None });
+        let record = running(&me);
+        let fence = record.fence(10).unwrap();
+        let done = conclude(&record, 10, &fence, State::Failed, Outcome::default(), 0).unwrap();
+        assert_eq!(judge(0, &stored(done), &me, 0, None), Verdict::Ended(State::Failed));
+    }
+
+    #[test]
+    fn a_forgotten_job_never_looks_new() {
+        let me = holder("me", "m");
+        assert_eq!(judge(7, &Stored::Nothing, &me, 0, None), Verdict::Ended(State::Expired));
+        assert_eq!(judge(7, &Stored::Marker { sequence: 9 }, &me, 0, None), Verdict::Expired { expect: 9 });
+    }
+
+    #[test]
+    fn a_resubmit_on_a_marker_is_claimed() {
+        let verdict = judge(10, &Stored::Marker { sequence: 9 }, &holder("me", "m"), 0, None);
+        assert_eq!(verdict, Verdict::Claim { expect: 9, before: None });
+    }
+
+    #[test]
+    fn mine_stays_mine() {
+        let me = holder("me", "m");
+        assert_eq!(judge(0, &stored(running(&me)), &me, LATE, None), Verdict::Mine);
+    }
+
+    #[test]
+    fn takeover_needs_every_proof() {
+        let (me, other) = (holder("me", "m"), holder("other", "o1"));
+        let held = stored(running(&other));
+        let claims = |beat: Option<&Heartbeat>, now| {
+            matches!(judge(0, &held, &me, now, beat), Verdict::Claim { expect: 10, .. })
+        };
+        // Younger than the lease: whatever the heartbeat says.
+        assert!(!claims(Some(&Heartbeat { newest: None, bucket_age_ms: 1_000_000 }), 20_000));
+        assert_eq!(judge(0, &held, &me, LATE, None), Verdict::AskHeartbeat(other.clone()));
+        // A young bucket proves nothing.
+        assert!(!claims(Some(&Heartbeat { newest: None, bucket_age_ms: 5_000 }), LATE));
+        // Silent for a lease.
+        assert!(claims(Some(&Heartbeat { newest: None, bucket_age_ms: 1_000_000 }), LATE));
+        assert!(claims(Some(&beat(status("o1", 99, &[10]), 1_000)), LATE));
+        // Alive and lists it.
+        assert!(!claims(Some(&beat(status("o1", 99, &[10]), LATE - 1_000)), LATE));
+        // Alive, covers it, does not list it.
+        assert!(claims(Some(&beat(status("o1", 99, &[]), LATE - 1_000)), LATE));
+        // Alive, does not list it, but its heartbeat may be older than the claim.
+        assert!(!claims(Some(&beat(status("o1", 9, &[]), LATE - 1_000)), LATE));
+        // Another life of that agent speaks: the old one is gone.
+        assert!(claims(Some(&beat(status("o2", 0, &[]), LATE - 1_000)), LATE));
+    }
+}
