@@ -160,7 +160,9 @@ pub fn request_cancel(
             }
             Ok(record)
         }
-        ended => Err(Denied::Ended(ended)),
+        State::Succeeded | State::Failed | State::Cancelled | State::Expired | State::Refused => {
+            Err(Denied::Ended(record.state))
+        }
     }
 }
 
@@ -173,16 +175,16 @@ pub fn end_unclaimed(
     at_ms: u64,
 ) -> Result<Record, Denied> {
     let mut record = before.cloned().unwrap_or_else(|| Record::new(lane, State::Queued, 0));
-    match record.state {
-        State::Queued | State::Retrying if state.is_terminal() && state != State::Succeeded => {
-            let note = outcome.failure.as_ref().map(|f| f.kind.to_string()).unwrap_or_default();
-            record.outcome = Some(outcome);
-            record.enter(state, at_ms, note);
-            Ok(record)
-        }
-        ended if ended.is_terminal() => Err(Denied::Ended(ended)),
-        from => Err(Denied::NotFromHere { from, to: state }),
+    if record.state.is_terminal() {
+        return Err(Denied::Ended(record.state));
     }
+    if record.state.is_held() || !state.is_terminal() || state == State::Succeeded {
+        return Err(Denied::NotFromHere { from: record.state, to: state });
+    }
+    let note = outcome.failure.as_ref().map(|f| f.kind.to_string()).unwrap_or_default();
+    record.outcome = Some(outcome);
+    record.enter(state, at_ms, note);
+    Ok(record)
 }
 
 /// A copy with the claim's sequence written down, if the attempt still holds the job.

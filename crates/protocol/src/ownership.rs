@@ -85,7 +85,9 @@ pub fn judge(
             State::Claimed | State::Running => {
                 judge_held(*sequence, *stored_ms, record, me, broker_now_ms, heartbeat)
             }
-            ended => Verdict::Ended(ended),
+            State::Succeeded | State::Failed | State::Cancelled | State::Expired | State::Refused => {
+                Verdict::Ended(record.state)
+            }
         },
     }
 }

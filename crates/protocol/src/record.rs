@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use crate::json::Json;
 use crate::limit::{LEASE_S, MAX_HISTORY};
 use crate::name::{AgentName, Class, Incarnation, PluginName};
+use crate::object::ObjectRef;
 use crate::subject::{AttemptToken, Lane};
 use crate::ticket::Priority;
 use serde::{Deserialize, Serialize};
@@ -173,6 +174,9 @@ pub struct Outcome {
     /// What the plugin returned, of a job that succeeded. Absent means null.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Json>,
+    /// Where the result's JSON lies, when it is larger than the inline limit; `result` is absent then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result_object: Option<ObjectRef>,
     /// Why it did not succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
