@@ -1,0 +1,69 @@
+//! What could not be run, kept with its evidence.
+//!
+//! Owns the message in `GRANGE_DEAD`. Never decides that something is dead.
+
+use crate::api;
+use crate::connect::Broker;
+use crate::error::Error;
+use crate::publish;
+use async_nats::HeaderMap;
+use async_nats::header::HeaderValue;
+use grange_protocol::name::{MAX_NAME_BYTES, PluginName};
+use grange_protocol::subject::{JobKey, MESSAGE_ID_HEADER};
+use serde_json::{Value, json};
+
+/// Who could not be run.
+#[derive(Clone, Copy, Debug)]
+pub enum Dead<'a> {
+    /// A job.
+    Job(&'a JobKey),
+    /// A message whose subject names no job.
+    Subject(&'a str),
+}
+
+/// Stores what could not be run at `grange.dead.<reason>.<job>`, and answers its sequence there. `reason` is one
+/// word of letters, digits, `-` and `_`. Burying the same thing twice within two minutes is done once.
+pub async fn bury(broker: &Broker, reason: &str, dead: Dead<'_>, evidence: &Value) -> Result<u64, Error> {
+    PluginName::new(reason)
+        .map_err(|e| Error::invalid(format!("`{reason}` cannot be a reason")).because(e))?;
+    let mut body = json!({ "v": 1, "reason": reason, "at_ms": api::now_ms(), "evidence": evidence });
+    let subject = match dead {
+        Dead::Job(key) => {
+            body["owner"] = key.owner.as_str().into();
+            body["job"] = key.job.as_str().into();
+            key.dead(reason)
+        }
+        Dead::Subject(text) => {
+            body["subject"] = text.into();
+            format!("grange.dead.{reason}.{}", as_token(text))
+        }
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert(MESSAGE_ID_HEADER, HeaderValue::from(subject.as_str()));
+    let body = serde_json::to_vec(&body).expect("a JSON tree is always written");
+    let stored = publish::send(broker, subject, headers, body.into()).await?.stored().await?;
+    Ok(stored.sequence)
+}
+
+/// The last token of a subject, as far as it can stand in one.
+fn as_token(subject: &str) -> String {
+    let last = subject.rsplit('.').next().unwrap_or_default();
+    let token: String = last
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+        .take(MAX_NAME_BYTES)
+        .collect();
+    if token.is_empty() { "unnamed".to_owned() } else { token }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_subject_gives_a_token() {
+        assert_eq!(as_token("grange.jobs.a.b.c.d.j-1"), "j-1");
+        assert_eq!(as_token("grange.jobs.é"), "unnamed");
+        assert_eq!(as_token(""), "unnamed");
+    }
+}

@@ -1,0 +1,23 @@
+//! The client library of Grange: everything that a process says to the broker and to the object store.
+//!
+//! Owns the connection, the streams and buckets as data, and the verbs on jobs: submit, follow, wait, look, cancel,
+//! store. Never knows a process, a GPU or a terminal.
+
+mod api;
+pub mod cancel;
+pub mod connect;
+pub mod dead;
+pub mod error;
+pub mod follow;
+mod history;
+pub mod ledger;
+pub mod objects;
+pub mod outcomes;
+pub mod publish;
+pub mod query;
+pub mod submit;
+mod tls;
+pub mod topology;
+
+pub use connect::{Broker, Options};
+pub use error::{Error, ErrorKind};

@@ -1,0 +1,149 @@
+//! Submitting a job: one acknowledged publish, and before it a `queued` record where the wait is limited.
+//!
+//! Owns ids, headers and the retry of a publish whose answer was lost. Never checks a plugin's arguments.
+
+use crate::api;
+use crate::connect::Broker;
+use crate::error::{Error, ErrorKind};
+use crate::ledger::Ledger;
+use crate::publish::{self, Pending};
+use async_nats::HeaderMap;
+use async_nats::header::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use grange_protocol::lifecycle;
+use grange_protocol::limit::MAX_MESSAGE_BYTES;
+use grange_protocol::name::{JobId, Owner};
+use grange_protocol::ownership::Stored;
+use grange_protocol::record::State;
+use grange_protocol::subject::{JobKey, Lane, MESSAGE_ID_HEADER, STATE_HEADER};
+use grange_protocol::ticket::Ticket;
+use std::time::Duration;
+use uuid::Uuid;
+
+const MESSAGE_ID: HeaderName = HeaderName::from_static(MESSAGE_ID_HEADER);
+const STATE: HeaderName = HeaderName::from_static(STATE_HEADER);
+/// How often a publish without an answer is sent again; its message id makes that harmless.
+const TRIES: u32 = 3;
+
+/// A job to submit.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Who submits.
+    pub owner: Owner,
+    /// The id; None: a new UUIDv7. The same id again within two minutes is the same job.
+    pub job: Option<JobId>,
+    /// Where it waits.
+    pub lane: Lane,
+    /// What to do.
+    pub ticket: Ticket,
+    /// Longest wait for a start, 1 s or more; then it is `expired`.
+    pub max_wait: Option<Duration>,
+}
+
+/// A job that the farm has accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submitted {
+    /// Its name.
+    pub key: JobKey,
+    /// Where it waits.
+    pub lane: Lane,
+    /// The ticket's sequence.
+    pub sequence: u64,
+    /// It had been submitted before.
+    pub duplicate: bool,
+}
+
+/// A new job id: ids sort by the time they were made.
+pub fn new_job_id() -> JobId {
+    JobId::from_uuid(Uuid::now_v7())
+}
+
+/// Submits and waits for the acceptance. `StorageFull`: the queue has no room. `Conflict`: the id belongs to a job
+/// that expired. `Timeout`: nobody knows; submitting again with the same id is safe.
+pub async fn submit(broker: &Broker, ledger: &Ledger, submission: Submission) -> Result<Submitted, Error> {
+    submit_later(broker, ledger, submission).await?.1.await
+}
+
+/// Submits and returns the job's name with a future of the acceptance. Tickets are sent in the order of the calls.
+pub async fn submit_later(
+    broker: &Broker,
+    ledger: &Ledger,
+    submission: Submission,
+) -> Result<(JobKey, impl Future<Output = Result<Submitted, Error>> + Send + use<>), Error> {
+    let Submission { owner, job, lane, ticket, max_wait } = submission;
+    let key = JobKey { owner, job: job.unwrap_or_else(new_job_id) };
+    let body = Bytes::from(ticket.write());
+    if body.len() > MAX_MESSAGE_BYTES {
+        let text = format!(
+            "ticket of {} bytes exceeds the limit of {MAX_MESSAGE_BYTES}; send large values as objects",
+            body.len()
+        );
+        return Err(Error::new(ErrorKind::TooLarge, text));
+    }
+    let revision = match max_wait {
+        None => 0,
+        Some(wait) => queue(ledger, &key, &lane, wait).await?,
+    };
+    let post = Post { broker: broker.clone(), subject: key.ticket(&lane), revision, body };
+    let first = post.send(&key).await?;
+    let named = key.clone();
+    let accepted = async move {
+        let stored = post.settle(&key, first).await?;
+        Ok(Submitted { key, lane, sequence: stored.sequence, duplicate: stored.duplicate })
+    };
+    Ok((named, accepted))
+}
+
+/// A ticket that may have to be sent more than once.
+struct Post {
+    broker: Broker,
+    subject: String,
+    revision: u64,
+    body: Bytes,
+}
+
+impl Post {
+    async fn send(&self, key: &JobKey) -> Result<Pending, Error> {
+        let mut headers = HeaderMap::new();
+        headers.insert(MESSAGE_ID, HeaderValue::from(key.job.as_str()));
+        headers.insert(STATE, HeaderValue::from(self.revision));
+        publish::send(&self.broker, self.subject.clone(), headers, self.body.clone()).await
+    }
+
+    async fn settle(&self, key: &JobKey, first: Pending) -> Result<publish::Stored, Error> {
+        let mut answer = first.stored().await;
+        for _ in 1..TRIES {
+            match answer {
+                Err(e) if e.kind() == ErrorKind::Timeout => answer = self.send(key).await?.stored().await,
+                settled => return settled,
+            }
+        }
+        answer
+    }
+}
+
+/// Writes the `queued` record and answers its revision. A repeat of the same submission finds its own record.
+async fn queue(ledger: &Ledger, key: &JobKey, lane: &Lane, wait: Duration) -> Result<u64, Error> {
+    let record = lifecycle::queue(lane, api::now_ms());
+    let mut failed = None;
+    for _ in 0..TRIES {
+        match ledger.write(key, 0, &record, Some(wait)).await {
+            Ok(sequence) => return Ok(sequence),
+            Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::Timeout) => failed = Some(e),
+            Err(e) => return Err(e),
+        }
+        match ledger.read(key).await? {
+            Stored::Nothing => {}
+            Stored::Record { sequence, record, .. } if record.state == State::Queued => return Ok(sequence),
+            Stored::Record { record, .. } => {
+                let text = format!("job `{key}` exists and is {}; use a new id", record.state);
+                return Err(Error::new(ErrorKind::Conflict, text));
+            }
+            Stored::Marker { .. } => {
+                let text = format!("job `{key}` exists and its waiting time ran out; use a new id");
+                return Err(Error::new(ErrorKind::Conflict, text));
+            }
+        }
+    }
+    Err(failed.unwrap_or_else(Error::closed))
+}
