@@ -98,7 +98,7 @@ class Host:
             config=self._told(plugin.config, "config"),
             schema=self._told(plugin.schema, "schema"),
             streams=plugin.streams,
-            cancels=plugin.cancel is not None,
+            cancels=plugin.cancels,
             releases=plugin.release is not None,
         )
 
@@ -217,19 +217,21 @@ class Host:
         self._cancelling(run.id, answer, message)
 
     def _stop(self, run: Run) -> tuple[str, str]:
-        cancel = self._loaded().cancel
-        interrupt, streams = run.interrupt, run.room is not None
-        if cancel is None and interrupt is None and not streams:
+        plugin = self._loaded()
+        cancel = plugin.cancel
+        stops_alone = plugin.asynchronous or (plugin.streams if run.stream is None else run.stream)
+        if cancel is None and run.interrupt is None and not stops_alone:
             return "not_supported", "the plugin has no cancel()"
         run.cancelled = True  # before the call: the plugin may stop before cancel() returns
         run.wake()
+        interrupt = run.interrupt  # read after `cancelled` is set, which a coroutine looks at when it begins
         answer, message = "cancelled", "" if cancel is not None else "it ends at its next chunk or await"
         if cancel is not None:
             try:
                 settle(cancel())
             except BaseException as error:
                 answer, message = "error", f"{type(error).__name__}: {describe(error)['message']}"
-                run.cancelled = streams or interrupt is not None
+                run.cancelled = stops_alone or interrupt is not None
         if interrupt is not None:
             interrupt()
         return answer, message

@@ -46,7 +46,7 @@ def _described(plugin: Plugin) -> dict[str, Any]:
         "version": plugin.version,
         "config_schema": schema,
         "streams": plugin.streams,
-        "cancels": plugin.cancel is not None,
+        "cancels": plugin.cancels,
         "releases": plugin.release is not None,
         "defaults": defaults_of(schema),
     }

@@ -11,6 +11,8 @@ from typing import Any, Callable
 
 _PLAIN = frozenset((type(None), str, bytes, bool, int, float, list, dict, tuple))
 
+COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect
+
 
 class LoadError(Exception):
     """A plugin cannot be loaded; the cause is the exception's `__cause__`."""
@@ -33,6 +35,12 @@ class Plugin:
         self.execute_stream: Callable[..., Any] | None = _method(instance, "execute_stream")
         self.cancel = _acting(instance, "cancel")
         self.release = _method(instance, "release")
+        self.asynchronous = _is_asynchronous(self.execute)
+
+    @property
+    def cancels(self) -> bool:
+        """Say whether a blocked run can be asked to stop: by `cancel()`, or because it is a coroutine."""
+        return self.cancel is not None or self.asynchronous
 
     def initialize(self, config: Any) -> bool:
         """Configure the plugin, first or again; false when it has no `initialize`."""
@@ -170,6 +178,11 @@ async def _awaited(value: Any) -> Any:
 def _method(instance: Any, name: str) -> Callable[..., Any] | None:
     method = getattr(instance, name, None)
     return method if callable(method) else None
+
+
+def _is_asynchronous(method: Callable[..., Any]) -> bool:
+    code = getattr(getattr(method, "__func__", None), "__code__", None)
+    return code is not None and bool(code.co_flags & COROUTINE)
 
 
 def _acting(instance: Any, name: str) -> Callable[..., Any] | None:

@@ -24,9 +24,10 @@ class LinkEndedError(Exception):
 class Worker:
     """A worker process and its link."""
 
-    def __init__(self, as_module=False, python=sys.executable):
+    def __init__(self, as_module=False, command=None):
         ours, theirs = socket.socketpair()
-        command = [python, "-m", "grange_worker"] if as_module else [python, str(WORKER)]
+        if command is None:
+            command = [sys.executable, "-m", "grange_worker"] if as_module else [sys.executable, str(WORKER)]
         self.process = subprocess.Popen(
             command,
             stdin=theirs,
