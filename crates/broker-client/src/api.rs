@@ -4,6 +4,7 @@
 
 use crate::connect::Broker;
 use crate::error::{self, Error, ErrorKind};
+use crate::headers;
 use async_nats::{HeaderMap, Message, jetstream};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -23,13 +24,6 @@ pub(crate) struct StoredMessage {
     pub stored_ms: u64,
     pub headers: HeaderMap,
     pub payload: Bytes,
-}
-
-impl StoredMessage {
-    /// A header's text, if it is there.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(async_nats::HeaderValue::as_str)
-    }
 }
 
 /// Asks the API. `what` is the subject that an error should name.
@@ -133,18 +127,13 @@ pub(crate) async fn copy_last(
 /// Reads what a direct get sent: the message itself, its place in headers.
 pub(crate) fn direct(message: Message) -> Result<StoredMessage, Error> {
     let headers = message.headers.unwrap_or_default();
-    let text = |name: &str| headers.get(name).map_or("", async_nats::HeaderValue::as_str);
     let what = || format!("the direct answer on `{}`", message.subject);
-    let sequence =
-        text("Nats-Sequence").parse().map_err(|e: std::num::ParseIntError| Error::malformed(&what(), e))?;
-    let stored_ms = read_time(text("Nats-Time-Stamp")).map_err(|e| Error::malformed(&what(), e))?;
-    Ok(StoredMessage {
-        subject: text("Nats-Subject").to_owned(),
-        sequence,
-        stored_ms,
-        headers,
-        payload: message.payload,
-    })
+    let sequence = headers::number(&headers, headers::SEQUENCE)
+        .ok_or_else(|| Error::new(ErrorKind::Other, format!("{} has no sequence", what())))?;
+    let stored_ms =
+        read_time(headers::text(&headers, headers::STORED)).map_err(|e| Error::malformed(&what(), e))?;
+    let subject = headers::text(&headers, headers::SUBJECT).to_owned();
+    Ok(StoredMessage { subject, sequence, stored_ms, headers, payload: message.payload })
 }
 
 /// Unix milliseconds of an RFC 3339 time.

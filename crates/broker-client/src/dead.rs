@@ -5,11 +5,12 @@
 use crate::api;
 use crate::connect::Broker;
 use crate::error::Error;
+use crate::headers;
 use crate::publish;
 use async_nats::HeaderMap;
 use async_nats::header::HeaderValue;
 use grange_protocol::name::{MAX_NAME_BYTES, PluginName};
-use grange_protocol::subject::{JobKey, MESSAGE_ID_HEADER};
+use grange_protocol::subject::JobKey;
 use serde_json::{Value, json};
 
 /// Who could not be run.
@@ -39,7 +40,7 @@ pub async fn bury(broker: &Broker, reason: &str, dead: Dead<'_>, evidence: &Valu
         }
     };
     let mut headers = HeaderMap::new();
-    headers.insert(MESSAGE_ID_HEADER, HeaderValue::from(subject.as_str()));
+    headers.insert(headers::MESSAGE_ID, HeaderValue::from(subject.as_str()));
     let body = serde_json::to_vec(&body).expect("a JSON tree is always written");
     let stored = publish::send(broker, subject, headers, body.into()).await?.stored().await?;
     Ok(stored.sequence)

@@ -6,11 +6,12 @@
 use crate::api::{self, StoredMessage};
 use crate::connect::Broker;
 use crate::error::{self, Error, ErrorKind};
+use crate::headers;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 /// Most subjects that one `multi_last` may answer.
-pub(crate) const MULTI_LAST: usize = 1024;
+const MULTI_LAST: usize = 1024;
 /// Most bytes of one page.
 const PAGE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -66,7 +67,7 @@ async fn ask(broker: &Broker, stream: &str, what: &str, body: &Value) -> Result<
         })?;
         let message = answer.ok_or_else(Error::closed)?;
         let Some(status) = message.status else {
-            let pending = header(&message, "Nats-Num-Pending");
+            let pending = remaining(&message);
             page.messages.push(api::direct(message)?);
             page.remaining = pending.unwrap_or(0);
             continue;
@@ -74,7 +75,7 @@ async fn ask(broker: &Broker, stream: &str, what: &str, body: &Value) -> Result<
         match status.as_u16() {
             // 204 ends a batch, 404 says that there is nothing.
             204 => {
-                page.remaining = header(&message, "Nats-Num-Pending").unwrap_or(page.remaining);
+                page.remaining = remaining(&message).unwrap_or(page.remaining);
                 return Ok(page);
             }
             404 => return Ok(page),
@@ -88,6 +89,6 @@ async fn ask(broker: &Broker, stream: &str, what: &str, body: &Value) -> Result<
     }
 }
 
-fn header(message: &async_nats::Message, name: &str) -> Option<u64> {
-    message.headers.as_ref()?.get(name)?.as_str().parse().ok()
+fn remaining(message: &async_nats::Message) -> Option<u64> {
+    headers::number(message.headers.as_ref()?, headers::REMAINING)
 }

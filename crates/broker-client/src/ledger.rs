@@ -6,16 +6,14 @@
 use crate::api::{self, StoredMessage};
 use crate::connect::Broker;
 use crate::error::Error;
+use crate::headers;
 use crate::publish;
 use async_nats::HeaderMap;
-use async_nats::header::{HeaderName, HeaderValue};
+use async_nats::header::HeaderValue;
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::Record;
-use grange_protocol::subject::{EXPECT_HEADER, JobKey, MARKER_HEADER, STATE, TTL_HEADER};
+use grange_protocol::subject::{JobKey, STATE};
 use std::time::Duration;
-
-const EXPECT: HeaderName = HeaderName::from_static(EXPECT_HEADER);
-const TTL: HeaderName = HeaderName::from_static(TTL_HEADER);
 
 /// The state records of all jobs. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -62,14 +60,14 @@ impl Ledger {
         ttl: Option<Duration>,
     ) -> Result<impl Future<Output = Result<u64, Error>> + Send + use<>, Error> {
         let mut headers = HeaderMap::new();
-        headers.insert(EXPECT, HeaderValue::from(expect));
+        headers.insert(headers::EXPECT, HeaderValue::from(expect));
         if let Some(ttl) = ttl {
             if ttl < Duration::from_secs(1) {
                 return Err(Error::invalid(format!(
                     "a record cannot run out after {ttl:?}; give 1 s or more"
                 )));
             }
-            headers.insert(TTL, HeaderValue::from(format!("{}ms", ttl.as_millis())));
+            headers.insert(headers::TTL, HeaderValue::from(format!("{}ms", ttl.as_millis())));
         }
         let pending = publish::send(&self.broker, key.state(), headers, record.write().into()).await?;
         Ok(async move { pending.stored().await.map(|stored| stored.sequence) })
@@ -82,7 +80,7 @@ pub(crate) fn read_stored(message: Option<StoredMessage>) -> Result<Stored, Erro
         return Ok(Stored::Nothing);
     };
     let sequence = message.sequence;
-    if message.header(MARKER_HEADER).is_some() {
+    if message.headers.get(headers::MARKER).is_some() {
         return Ok(Stored::Marker { sequence });
     }
     let record = Record::read(&message.payload)

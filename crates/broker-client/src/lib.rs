@@ -9,6 +9,7 @@ pub mod connect;
 pub mod dead;
 pub mod error;
 pub mod follow;
+mod headers;
 mod history;
 pub mod ledger;
 pub mod objects;

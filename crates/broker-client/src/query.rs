@@ -1,11 +1,22 @@
-//! stub
+//! Looking: one job, a list of jobs, the agents.
+//!
+//! Owns what is read to answer, and never keeps a consumer. Never changes anything.
+
+mod list;
+mod subjects;
+
+pub use list::{JobFilter, find_job, list_jobs};
+
+use crate::api::{self, StoredMessage};
 use crate::connect::Broker;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::headers;
+use crate::history;
 use crate::ledger::Ledger;
-use grange_protocol::name::{JobId, Owner, PluginName};
+use grange_protocol::ownership::Stored;
 use grange_protocol::record::{Record, State};
 use grange_protocol::status::AgentStatus;
-use grange_protocol::subject::{JobKey, Lane};
+use grange_protocol::subject::{AGENTS_BUCKET, JOBS, JobKey, Lane, parse_ticket};
 use std::time::Duration;
 
 /// A ticket that lies in its lane.
@@ -17,7 +28,8 @@ pub struct Waiting {
     pub sequence: u64,
     /// When the broker stored it, Unix milliseconds of the broker.
     pub submitted_ms: u64,
-    /// Tickets of the lane that were accepted before it and are still there, running ones too. None: not asked for.
+    /// Tickets of the lane that were accepted before it and are still there, those of running jobs too. None: not
+    /// asked for.
     pub ahead: Option<u64>,
 }
 
@@ -45,41 +57,80 @@ impl JobView {
             None => State::Queued,
         }
     }
+
     /// The lane, as far as anything says it.
     pub fn lane(&self) -> Option<Lane> {
         self.record.as_ref().map(|r| r.lane()).or_else(|| self.waiting.as_ref().map(|w| w.lane.clone()))
     }
+
+    fn new(key: JobKey, stored: Stored) -> Self {
+        let nothing = Self { key, sequence: 0, record: None, waiting: None, ran_out: false };
+        match stored {
+            Stored::Nothing => nothing,
+            Stored::Marker { sequence } => Self { sequence, ran_out: true, ..nothing },
+            Stored::Record { sequence, record, .. } => Self { sequence, record: Some(record), ..nothing },
+        }
+    }
 }
 
-/// Which jobs to list.
-#[derive(Clone, Debug)]
-pub struct JobFilter {
-    /// Of this owner only.
-    pub owner: Option<Owner>,
-    /// In this state only.
-    pub state: Option<State>,
-    /// Of this plugin only.
-    pub plugin: Option<PluginName>,
-    /// At most so many.
-    pub limit: usize,
-}
-
-/// What is known of one job.
+/// What is known of one job, with its place in the lane while it waits. `NotFound`: no record and no ticket.
 pub async fn job_status(broker: &Broker, ledger: &Ledger, key: &JobKey) -> Result<JobView, Error> {
-    todo!("{broker:?} {ledger:?} {key}")
+    let mut view = JobView::new(key.clone(), ledger.read(key).await?);
+    if matches!(view.state(), State::Queued | State::Retrying) {
+        view.waiting = match api::leader_last(broker, JOBS, &key.any_ticket()).await? {
+            Some(ticket) => {
+                let mut waiting = waiting(&ticket)?;
+                waiting.ahead = Some(count_ahead(broker, &waiting).await?);
+                Some(waiting)
+            }
+            None => None,
+        };
+    }
+    if view.record.is_none() && view.waiting.is_none() && !view.ran_out {
+        return Err(not_found(key.job.as_str()));
+    }
+    Ok(view)
 }
 
-/// Finds the job that an id, or its unique beginning, names.
-pub async fn find_job(broker: &Broker, id: &JobId, owner: Option<&Owner>) -> Result<JobKey, Error> {
-    todo!("{broker:?} {id} {owner:?}")
+fn not_found(job: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("no job `{job}`; see `grange jobs` for those that are kept"))
 }
 
-/// Jobs, newest first.
-pub async fn list_jobs(broker: &Broker, filter: &JobFilter) -> Result<Vec<JobView>, Error> {
-    todo!("{broker:?} {filter:?}")
+fn waiting(ticket: &StoredMessage) -> Result<Waiting, Error> {
+    let (lane, _) = parse_ticket(&ticket.subject)
+        .map_err(|e| Error::malformed(&format!("the ticket at `{}`", ticket.subject), e))?;
+    Ok(Waiting { lane, sequence: ticket.sequence, submitted_ms: ticket.stored_ms, ahead: None })
 }
 
-/// Every agent's newest heartbeat and how long ago the broker stored it.
+/// All tickets of the lane, less those from this one on.
+async fn count_ahead(broker: &Broker, waiting: &Waiting) -> Result<u64, Error> {
+    let filter = waiting.lane.filter();
+    let count = async |from| {
+        let page = history::page(broker, JOBS, &filter, from, 1).await?;
+        Ok::<u64, Error>(page.messages.len() as u64 + page.remaining)
+    };
+    let (all, from_here) = (count(1).await?, count(waiting.sequence).await?);
+    Ok(all.saturating_sub(from_here))
+}
+
+/// Every agent's newest heartbeat, and how long ago the broker stored it (by this machine's clock), by name.
 pub async fn agents(broker: &Broker) -> Result<Vec<(AgentStatus, Duration)>, Error> {
-    todo!("{broker:?}")
+    let stream = format!("KV_{AGENTS_BUCKET}");
+    let keys = subjects::list(broker, &stream, &format!("$KV.{AGENTS_BUCKET}.>")).await?;
+    let now_ms = api::now_ms();
+    let mut agents = Vec::with_capacity(keys.len());
+    for message in history::last_of_each(broker, &stream, &keys).await? {
+        let gone = [headers::MARKER, headers::OPERATION];
+        if gone.into_iter().any(|name| message.headers.get(name).is_some()) {
+            continue;
+        }
+        match serde_json::from_slice::<AgentStatus>(&message.payload) {
+            Ok(status) => {
+                agents.push((status, Duration::from_millis(now_ms.saturating_sub(message.stored_ms))));
+            }
+            Err(error) => tracing::warn!(%error, key = message.subject, "heartbeat cannot be read"),
+        }
+    }
+    agents.sort_by(|a, b| a.0.agent.cmp(&b.0.agent));
+    Ok(agents)
 }

@@ -5,23 +5,22 @@
 use crate::api;
 use crate::connect::Broker;
 use crate::error::{Error, ErrorKind};
+use crate::headers;
 use crate::ledger::Ledger;
 use crate::publish::{self, Pending};
 use async_nats::HeaderMap;
-use async_nats::header::{HeaderName, HeaderValue};
+use async_nats::header::HeaderValue;
 use bytes::Bytes;
 use grange_protocol::lifecycle;
 use grange_protocol::limit::MAX_MESSAGE_BYTES;
 use grange_protocol::name::{JobId, Owner};
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::State;
-use grange_protocol::subject::{JobKey, Lane, MESSAGE_ID_HEADER, STATE_HEADER};
+use grange_protocol::subject::{JobKey, Lane};
 use grange_protocol::ticket::Ticket;
 use std::time::Duration;
 use uuid::Uuid;
 
-const MESSAGE_ID: HeaderName = HeaderName::from_static(MESSAGE_ID_HEADER);
-const STATE: HeaderName = HeaderName::from_static(STATE_HEADER);
 /// How often a publish without an answer is sent again; its message id makes that harmless.
 const TRIES: u32 = 3;
 
@@ -105,8 +104,8 @@ struct Post {
 impl Post {
     async fn send(&self, key: &JobKey) -> Result<Pending, Error> {
         let mut headers = HeaderMap::new();
-        headers.insert(MESSAGE_ID, HeaderValue::from(key.job.as_str()));
-        headers.insert(STATE, HeaderValue::from(self.revision));
+        headers.insert(headers::MESSAGE_ID, HeaderValue::from(key.job.as_str()));
+        headers.insert(headers::STATE, HeaderValue::from(self.revision));
         publish::send(&self.broker, self.subject.clone(), headers, self.body.clone()).await
     }
 

@@ -1,0 +1,156 @@
+//! Moving bytes while they are digested.
+//!
+//! Owns the pump of two threads: one reads and digests, one writes. Never decides where bytes go.
+
+use crate::error::{Error, ErrorKind};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use uuid::Uuid;
+
+/// Bytes that are read at a time.
+const BUFFER: usize = 1024 * 1024;
+/// Buffers between the two threads.
+const BUFFERS: usize = 4;
+
+/// Digest in hex and length in bytes of a file. Blocks.
+pub fn sha256_file(path: &Path) -> Result<(String, u64), Error> {
+    let mut file = File::open(path).map_err(|e| Error::file("read", path, e))?;
+    let mut buffer = vec![0; BUFFER];
+    let mut hash = Sha256::new();
+    let mut size = 0;
+    loop {
+        let count = read_some(&mut file, &mut buffer).map_err(|e| Error::file("read", path, e))?;
+        if count == 0 {
+            return Ok((hex::encode(hash.finalize()), size));
+        }
+        hash.update(&buffer[..count]);
+        size += count as u64;
+    }
+}
+
+/// Digest in hex of bytes.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// A file that is written aside and appears whole, or not at all.
+pub(super) struct Aside {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Aside {
+    /// Begins one beside `target`, in its folder, which is made where it is missing.
+    pub(super) fn beside(target: &Path) -> Result<Self, Error> {
+        let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).map_err(|e| Error::file("make the folder", folder, e))?;
+        let path = folder.join(format!(".{}.part", Uuid::now_v7().simple()));
+        let file = File::create_new(&path).map_err(|e| Error::file("write", &path, e))?;
+        Ok(Self { path, file: Some(file) })
+    }
+
+    /// Where it is written.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file to write to; closed when it was taken away to another thread and ended there.
+    pub(super) fn take_file(&mut self) -> Result<File, Error> {
+        self.file.take().ok_or_else(|| Error::new(ErrorKind::Other, "a file was written twice"))
+    }
+
+    /// Gives it its name.
+    pub(super) fn keep(self, target: &Path) -> Result<(), Error> {
+        // The name is gone after this; dropping then finds nothing to remove.
+        std::fs::rename(&self.path, target).map_err(|e| Error::file("write", target, e))
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // Either it has its name by now, or nobody wants it.
+        std::fs::remove_file(&self.path).ok();
+    }
+}
+
+/// Copies everything of `from` (called `source`) aside, and answers digest and length.
+pub(super) fn copy(from: File, source: &Path, aside: &mut Aside) -> Result<(String, u64), Error> {
+    let writer = aside.take_file()?;
+    let target = aside.path().to_owned();
+    pump(from, writer).map_err(|failed| match failed {
+        Failed::Read(error) => Error::file("read", source, error),
+        Failed::Write(error) => Error::file("write", &target, error),
+    })
+}
+
+enum Failed {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+fn pump(mut from: File, to: File) -> Result<(String, u64), Failed> {
+    let (full, to_write) = sync_channel::<(Vec<u8>, usize)>(BUFFERS);
+    let (empty, to_fill) = sync_channel::<Vec<u8>>(BUFFERS + 1);
+    thread::scope(|scope| {
+        let writer = scope.spawn(move || {
+            let mut to = to;
+            for (buffer, count) in to_write {
+                to.write_all(&buffer[..count])?;
+                // The reader may have ended already.
+                empty.send(buffer).ok();
+            }
+            io::Result::Ok(())
+        });
+        let mut hash = Sha256::new();
+        let mut size = 0;
+        let mut made = 0;
+        let read = loop {
+            let mut buffer = match to_fill.try_recv() {
+                Ok(buffer) => buffer,
+                Err(_) if made <= BUFFERS => {
+                    made += 1;
+                    vec![0; BUFFER]
+                }
+                // An error here, or below, means that the writer has ended: its own error says why.
+                Err(_) => match to_fill.recv() {
+                    Ok(buffer) => buffer,
+                    Err(_) => break Ok(()),
+                },
+            };
+            match read_some(&mut from, &mut buffer) {
+                Ok(0) => break Ok(()),
+                Err(error) => break Err(error),
+                Ok(count) => {
+                    hash.update(&buffer[..count]);
+                    size += count as u64;
+                    if full.send((buffer, count)).is_err() {
+                        break Ok(());
+                    }
+                }
+            }
+        };
+        drop(full);
+        let written = writer.join().unwrap_or_else(|_| Err(io::Error::other("the writing thread panicked")));
+        written.map_err(Failed::Write)?;
+        read.map_err(Failed::Read)?;
+        Ok((hex::encode(hash.finalize()), size))
+    })
+}
+
+/// Fills the buffer as far as there is anything.
+pub(super) fn read_some(from: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut count = 0;
+    while count < buffer.len() {
+        match from.read(&mut buffer[count..]) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}
