@@ -43,6 +43,7 @@ class Run:
         "room",
         "scratch",
         "sent",
+        "sent_at",
         "silent",
         "stream",
         "waited",
@@ -63,6 +64,7 @@ class Run:
         self.silent = False
         self.allowed = window  # chunks that may be sent in all; raised by the reader
         self.sent = 0  # chunks sent; raised by the thread that executes
+        self.sent_at = 0.0  # when the last chunk was sent
         self.blocked_s = 0.0  # time spent waiting for credit, which is not the plugin's
         self.room: threading.Condition | None = None
         self.progress: tuple[float, str] | None = None  # the last value sent
