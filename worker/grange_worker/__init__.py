@@ -17,11 +17,11 @@ __version__ = "0.1.0"
 
 
 def scratch() -> Path | None:
-    """Return the folder of the run that calls, or None outside of a run.
+    """Return the folder of the run that calls, or None outside of a run. It is made when it is first asked for.
 
     A file in it that is returned as a `Path` becomes an object of the job.
     """
     from pathlib import Path
 
     run = CURRENT.get()
-    return Path(run.scratch) if run is not None and run.scratch else None
+    return Path(run.folder()) if run is not None and run.scratch else None

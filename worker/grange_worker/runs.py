@@ -43,7 +43,7 @@ class Runner:
         self._plugin = plugin
         self._inline_bytes = inline_bytes
         self._alone = alone  # one run at a time: what belongs to the instance belongs to the run
-        self._tells_scratch = alone
+        self._tells_scratch = alone and hasattr(plugin.instance, "grange_scratch")
         self.stopping = threading.Lock()  # held while the plugin's cancel() is called
         self._watches = False  # the plugin's progress attributes
         plugin.adopt_report(board.report)
@@ -57,7 +57,7 @@ class Runner:
         if run.waited:
             self._link.write(self._link.pack(f'{{"t":"started","run":{run.id}}}'))
         if self._tells_scratch:
-            self._tells_scratch = set_quietly(self._plugin.instance, "grange_scratch", run.scratch)
+            self._tells_scratch = set_quietly(self._plugin.instance, "grange_scratch", run.folder())
         self._board.begin(run, self._alone)
         begun = perf_counter()
         try:

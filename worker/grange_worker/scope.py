@@ -12,6 +12,7 @@ under the lock of the schedule. `silent` is set last: after it nothing may be se
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextvars import ContextVar
@@ -69,6 +70,12 @@ class Run:
         self.room: threading.Condition | None = None
         self.progress: tuple[float, str] | None = None  # the last value sent
         self.interrupt: Callable[[], None] | None = None  # cancels the asyncio task, if there is one
+
+    def folder(self) -> str:
+        """Return the run's own folder; made now, since most runs never need one."""
+        if self.scratch:
+            os.makedirs(self.scratch, exist_ok=True)
+        return self.scratch
 
     def make_room(self) -> None:
         """Prepare for `wait_for_room`."""

@@ -266,6 +266,7 @@ def _inside(path: str, folder: str) -> bool:
 
 
 def _write_new(folder: str, content: bytes) -> str:
+    os.makedirs(folder, exist_ok=True)
     number = 1
     while True:
         path = os.path.join(folder, f"value-{number}.bin")

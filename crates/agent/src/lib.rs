@@ -1,1 +1,30 @@
-//! .
+//! The daemon of a host: pulls jobs that it can start now, runs them in isolated warm workers, streams everything back.
+//!
+//! Owns the IO around `grange-dispatch`: every decision about jobs is made there. `house` performs what was decided.
+
+pub mod attempts;
+pub mod cache;
+pub mod claims;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod environment;
+pub mod events;
+pub mod heartbeat;
+pub mod house;
+pub mod inventory;
+pub mod journal;
+pub mod lease;
+pub mod link;
+pub mod logs;
+pub mod news;
+pub mod plugins;
+pub mod process;
+pub mod pulls;
+pub mod recovery;
+pub mod run;
+pub mod supervise;
+pub mod tickets;
+pub mod universal;
+pub mod values;
+pub mod worker;

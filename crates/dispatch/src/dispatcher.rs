@@ -109,6 +109,10 @@ impl Dispatcher {
                 Touched::One(lane.plugin)
             }
             Input::Delivered { lane, job, limits } => self.delivered(&lane, job, limits, out),
+            Input::Unusable { lane } => {
+                self.lanes.delivered(&lane);
+                Touched::One(lane.plugin)
+            }
             Input::PullEnded { lane } => {
                 self.lanes.ended(&lane, now);
                 Touched::One(lane.plugin)

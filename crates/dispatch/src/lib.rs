@@ -9,6 +9,9 @@
 //!                                          └► Return (draining)          └► HandBack (not started), Retry (crashed)
 //! ```
 
+// Every word and every input has a defined answer: no arm may swallow a variant that comes later.
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod dispatcher;
 mod jobs;
 mod lanes;

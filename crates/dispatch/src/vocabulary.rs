@@ -102,6 +102,11 @@ pub enum Input {
         /// Its own limits.
         limits: JobLimits,
     },
+    /// A pull brought something that is no ticket; it has been dealt with.
+    Unusable {
+        /// From which lane.
+        lane: Lane,
+    },
     /// A pull ended with fewer tickets than it asked for.
     PullEnded {
         /// Of which lane.

@@ -232,11 +232,17 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_may_be_null() {
+        let frame = FromWorker::read(br#"{"t":"chunk","run":3,"value":null}"#).unwrap();
+        assert!(matches!(frame, FromWorker::Chunk { value, .. } if value.get() == "null"));
+    }
+
+    #[test]
     fn bad_frames_say_what_is_wrong() {
         let said = |t: &str| FromWorker::read(t.as_bytes()).unwrap_err().to_string();
         assert!(said("[]").contains("not valid"));
         assert!(said(r#"{"t":"dance"}"#).contains("`dance` is not a kind"));
-        assert!(said(r#"{"t":"chunk","run":1}"#).contains("`chunk` has no `value`"));
+        assert!(said(r#"{"t":"progress","run":1}"#).contains("`progress` has no `progress`"));
         assert!(said(r#"{"t":"done"}"#).contains("`done` has no `run`"));
     }
 }

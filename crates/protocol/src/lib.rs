@@ -3,6 +3,9 @@
 //! Owns every message that crosses a process border and the rules that need nothing but the messages themselves.
 //! Never does IO, never reads a clock, never knows a NATS type.
 
+// Every word and every input has a defined answer: no arm may swallow a variant that comes later.
+#![warn(clippy::wildcard_enum_match_arm)]
+
 pub mod event;
 pub mod failure;
 pub mod frame;

@@ -63,7 +63,8 @@ pub fn queue(lane: &Lane, at_ms: u64) -> Record {
     record
 }
 
-/// The record of a new attempt on what `before` says (None: nothing was written yet).
+/// The record of a new attempt on what `before` says (None: nothing was written yet). Where somebody asked for an end
+/// before, that is what it gets: the record is `cancelled`, and nothing starts.
 pub fn claim(
     before: Option<&Record>,
     lane: &Lane,
@@ -89,6 +90,11 @@ pub fn claim(
         lease_s: claim.lease_s,
         claimed_ms: claim.at_ms,
     });
+    if record.cancel_requested.is_some() {
+        record.outcome = Some(Outcome::default());
+        record.enter(State::Cancelled, claim.at_ms, "cancelled before another attempt began");
+        return Ok(record);
+    }
     let state = if claim.ahead { State::Claimed } else { State::Running };
     record.enter(state, claim.at_ms, if taken_over { "taken over from a lost holder" } else { "" });
     Ok(record)
@@ -111,6 +117,20 @@ pub fn conclude(
     record.outcome = Some(outcome);
     record.enter(state, at_ms, note);
     Ok(record)
+}
+
+/// Crashes of its worker that a job gets before it is given up.
+pub const WORKER_CRASH_BUDGET: u32 = 3;
+/// Lost hosts that a job gets before it is given up.
+pub const HOST_LOSS_BUDGET: u32 = 10;
+
+/// Whether another try for this cause is beyond the budget.
+pub fn is_spent(record: &Record, cause: RetryCause) -> bool {
+    match cause {
+        RetryCause::WorkerCrashed => record.tries.worker_crashes + 1 >= WORKER_CRASH_BUDGET,
+        RetryCause::HostLost => record.tries.host_losses + 1 >= HOST_LOSS_BUDGET,
+        RetryCause::NotStarted => false,
+    }
 }
 
 /// The record of an attempt that ends without an outcome. What asked for a cancel meanwhile gets it.
@@ -259,6 +279,13 @@ mod tests {
         let asked = request_cancel(Some((&running, 10)), &lane(), "", 6).unwrap();
         let ended = retry(&asked, 11, &fence, RetryCause::HostLost, "", 7).unwrap();
         assert_eq!(ended.state, State::Cancelled);
+    }
+
+    #[test]
+    fn a_takeover_of_a_cancelled_job_cancels_it() {
+        let running = claim(None, &lane(), 1, &claim_by(1, false)).unwrap();
+        let asked = request_cancel(Some((&running, 10)), &lane(), "", 6).unwrap();
+        assert_eq!(claim(Some(&asked), &lane(), 1, &claim_by(2, false)).unwrap().state, State::Cancelled);
     }
 
     #[test]

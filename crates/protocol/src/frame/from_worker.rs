@@ -183,7 +183,7 @@ impl<'a> Flat<'a> {
         Ok(match self.t.as_ref() {
             "chunk" => FromWorker::Chunk {
                 run: self.need_run()?,
-                value: self.value.ok_or_else(|| self.missing("value"))?,
+                value: self.value.unwrap_or(RawValue::NULL),
                 files: self.files,
             },
             "done" => FromWorker::Done {

@@ -1,0 +1,234 @@
+//! The end of an attempt: store what it produced, write how it ended by compare-and-set, then deal with the ticket.
+//!
+//! One function, one order, so that it cannot be done in another: events, files, record, ticket.
+
+use crate::claims::Claims;
+use crate::clock::unix_ms;
+use crate::events::EventLog;
+use crate::values;
+use bytes::Bytes;
+use grange_broker_client::dead::{self, Dead};
+use grange_broker_client::error::ErrorKind;
+use grange_broker_client::objects::Objects;
+use grange_protocol::failure::{Failure, FailureKind};
+use grange_protocol::json::Json;
+use grange_protocol::lifecycle::{Denied, RetryCause, conclude, is_spent, retry};
+use grange_protocol::ownership::Stored;
+use grange_protocol::record::{Fence, Outcome, Record, State, Usage};
+use grange_protocol::subject::JobKey;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Pauses between tries to write an end: from the first to the last, doubling.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_LAST: Duration = Duration::from_secs(5);
+
+/// How an attempt ended.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// The plugin returned this.
+    Returned {
+        /// None means null.
+        value: Option<Json>,
+        /// There are `$file` marks inside.
+        files: bool,
+    },
+    /// It failed.
+    Failed(Box<Failure>),
+    /// It was cancelled.
+    Cancelled,
+    /// No outcome: somebody tries again. The failure is the evidence, should the budget be spent.
+    Retry(RetryCause, Box<Failure>),
+}
+
+/// What an end is written with.
+pub struct Settlement {
+    /// The broker and the records.
+    pub claims: Claims,
+    /// Where results go.
+    pub objects: Objects,
+    /// The job.
+    pub key: JobKey,
+    /// The attempt's fence.
+    pub fence: Fence,
+    /// The newest record that is known.
+    pub record: Box<Record>,
+    /// Its sequence.
+    pub revision: u64,
+    /// Where the ticket is settled.
+    pub ack: String,
+    /// The ticket's subject.
+    pub ticket: String,
+    /// The attempt's events; None: it was never given to a worker.
+    pub events: Option<EventLog>,
+    /// The run's folder.
+    pub scratch: PathBuf,
+    /// Largest inline result, bytes.
+    pub inline_bytes: usize,
+    /// Largest file, bytes.
+    pub output_bytes: u64,
+    /// What it used.
+    pub usage: Usage,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// What becomes of the record.
+enum End {
+    Terminal(State, Box<Outcome>),
+    Again(RetryCause, Box<Failure>),
+}
+
+impl Settlement {
+    /// Settles the attempt. Ends when the record is written and the ticket dealt with, or when the job is another's.
+    pub async fn run(mut self) {
+        let (chunks, chunks_sha256) = match &self.events {
+            Some(events) => events.finish().await,
+            None => (0, None),
+        };
+        let end = self.prepare(chunks, chunks_sha256).await;
+        self.write(&end).await;
+        values::clear_scratch(std::mem::take(&mut self.scratch)).await;
+    }
+
+    /// Stores results and decides between an end and another try.
+    async fn prepare(&mut self, chunks: u64, chunks_sha256: Option<String>) -> End {
+        let usage = self.usage.clone();
+        let outcome = |result, failure| Outcome {
+            result,
+            failure,
+            chunks,
+            chunks_sha256: chunks_sha256.clone(),
+            usage: usage.clone(),
+            ..Outcome::default()
+        };
+        match self.ending.clone() {
+            Ending::Returned { value, files } => match self.store(value, files).await {
+                Ok((result, result_object)) => End::Terminal(
+                    State::Succeeded,
+                    Box::new(Outcome { result_object, ..outcome(result, None) }),
+                ),
+                Err(failure) => End::Terminal(State::Failed, Box::new(outcome(None, Some(failure)))),
+            },
+            Ending::Failed(failure) => End::Terminal(State::Failed, Box::new(outcome(None, Some(*failure)))),
+            Ending::Cancelled => End::Terminal(State::Cancelled, Box::new(outcome(None, None))),
+            Ending::Retry(cause, failure) if is_spent(&self.record, cause) => {
+                self.bury(&failure).await;
+                End::Terminal(State::Failed, Box::new(outcome(None, Some(*failure))))
+            }
+            Ending::Retry(cause, failure) => End::Again(cause, failure),
+        }
+    }
+
+    async fn store(
+        &self,
+        value: Option<Json>,
+        files: bool,
+    ) -> Result<(Option<Json>, Option<grange_protocol::object::ObjectRef>), Failure> {
+        let Some(mut value) = value else { return Ok((None, None)) };
+        if files {
+            value = values::store_files(&self.objects, &value, &self.scratch, self.output_bytes).await?;
+        }
+        if value.text().len() <= self.inline_bytes {
+            return Ok((Some(value), None));
+        }
+        let object = values::store_text(&self.objects, &value, "result.json").await?;
+        Ok((None, Some(object)))
+    }
+
+    /// A job that took its worker down too often is kept with its evidence.
+    async fn bury(&self, failure: &Failure) {
+        let evidence = json!({"failure": failure, "record": &*self.record});
+        if let Err(error) =
+            dead::bury(&self.claims.broker, failure.kind.as_str(), Dead::Job(&self.key), &evidence).await
+        {
+            tracing::warn!(job = %self.key, %error, "evidence not stored");
+        }
+    }
+
+    /// Writes the end until it stands or the job is another's, then deals with the ticket.
+    async fn write(&mut self, end: &End) {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let next = match end {
+                End::Terminal(state, outcome) => {
+                    conclude(&self.record, self.revision, &self.fence, *state, (**outcome).clone(), unix_ms())
+                }
+                End::Again(cause, failure) => {
+                    retry(&self.record, self.revision, &self.fence, *cause, &failure.message, unix_ms())
+                }
+            };
+            let record = match next {
+                Ok(record) => record,
+                Err(Denied::Ended(_)) => return self.acknowledge().await,
+                Err(Denied::Lost(_) | Denied::NotFromHere { .. }) => {
+                    tracing::warn!(job = %self.key, attempt = self.fence.number, "the job is another's; nothing is reported");
+                    return;
+                }
+            };
+            match self.claims.ledger.write(&self.key, self.revision, &record, None).await {
+                Ok(_) if record.state.is_terminal() => return self.acknowledge().await,
+                Ok(_) => return self.hand_back().await,
+                Err(error) => {
+                    if error.kind() != ErrorKind::Conflict {
+                        tracing::warn!(job = %self.key, %error, "end not written yet");
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(PAUSE_LAST);
+                    }
+                    self.read_again().await;
+                }
+            }
+        }
+    }
+
+    /// A refused or unanswered write: what does the leader say?
+    async fn read_again(&mut self) {
+        match self.claims.ledger.read(&self.key).await {
+            Ok(Stored::Record { sequence, record, .. }) => {
+                self.revision = sequence;
+                self.record = record;
+            }
+            Ok(Stored::Nothing | Stored::Marker { .. }) => {
+                tracing::error!(job = %self.key, "the record is gone from the broker");
+                self.record.attempt = None;
+            }
+            Err(error) => tracing::warn!(job = %self.key, %error, "record not read"),
+        }
+    }
+
+    async fn acknowledge(&self) {
+        self.claims.settle(&self.ack, Bytes::from_static(b"+ACK")).await;
+    }
+
+    /// The ticket goes back to its lane at once, and its bell rings.
+    async fn hand_back(&self) {
+        self.claims.nak(&self.ack, 0).await;
+        ring(&self.claims, &self.ticket).await;
+    }
+}
+
+/// Rings the bell of a ticket that waits again.
+pub async fn ring(claims: &Claims, ticket: &str) {
+    let bell = ticket.replacen("grange.jobs.", "grange.bell.", 1);
+    if let Err(error) = claims.broker.client().publish(bell, Bytes::new()).await {
+        tracing::debug!(ticket, %error, "bell not rung; a sweep will find the ticket");
+    }
+}
+
+/// The evidence of a worker that ended in the middle of a run.
+pub fn crash_failure(code: Option<i32>, signal: Option<i32>, stderr: &str) -> Failure {
+    let how = match (code, signal) {
+        (_, Some(signal)) => format!("by signal {signal}"),
+        (Some(code), None) => format!("with exit status {code}"),
+        (None, None) => "without a trace".to_owned(),
+    };
+    let mut failure = Failure::new(
+        FailureKind::WorkerCrashed,
+        format!("the worker process ended {how} in the middle of the run"),
+    );
+    failure.exit_code = code;
+    failure.signal = signal;
+    failure.stderr = (!stderr.is_empty()).then(|| stderr.to_owned());
+    failure
+}

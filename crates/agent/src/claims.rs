@@ -1,0 +1,229 @@
+//! Claims: makes a delivered job this agent's own, by compare-and-set, or finds out whose it is.
+//!
+//! Never starts anything: only a record that was stored with this agent's name on it lets a job begin.
+
+use crate::clock::unix_ms;
+use crate::tickets::{Delivery, Unusable};
+use bytes::Bytes;
+use grange_broker_client::connect::Broker;
+use grange_broker_client::dead::{self, Dead};
+use grange_broker_client::error::{Error, ErrorKind};
+use grange_broker_client::ledger::Ledger;
+use grange_protocol::failure::{Failure, FailureKind};
+use grange_protocol::lifecycle::{self, Claim, end_unclaimed};
+use grange_protocol::name::AgentName;
+use grange_protocol::ownership::{Heartbeat, Stored, Verdict, judge};
+use grange_protocol::record::{Holder, Outcome, Record, State};
+use grange_protocol::status::AgentStatus;
+use grange_protocol::subject::AGENTS_BUCKET;
+use serde::Deserialize;
+use serde_json::json;
+use std::time::Duration;
+
+/// Most rounds of one claim; then the ticket is handed back for a while.
+const ROUNDS: u32 = 8;
+/// Pause when the broker did not answer.
+const PAUSE: Duration = Duration::from_millis(200);
+/// A ticket whose claim could not be decided comes back after this, milliseconds.
+const UNDECIDED_MS: u64 = 5_000;
+
+/// How a claim ended.
+#[derive(Debug)]
+pub enum ClaimEnd {
+    /// The job is ours: this record is stored at this sequence.
+    Won(Box<Record>, u64),
+    /// It is not, or cannot be run; the ticket was dealt with.
+    NotOurs,
+}
+
+/// What claims are written with.
+#[derive(Clone)]
+pub struct Claims {
+    /// The broker.
+    pub broker: Broker,
+    /// The records.
+    pub ledger: Ledger,
+    /// Who claims.
+    pub me: Holder,
+    /// The lease when a job asks for none, seconds.
+    pub lease_s: u32,
+}
+
+impl Claims {
+    /// The record that a claim on nothing writes.
+    fn first(&self, delivery: &Delivery, before: Option<&Record>, ahead: bool) -> Option<Record> {
+        let claim = Claim {
+            holder: self.me.clone(),
+            lease_s: delivery.ticket.limits.lease_s.unwrap_or(self.lease_s),
+            ahead,
+            at_ms: unix_ms(),
+        };
+        lifecycle::claim(before, &delivery.lane, delivery.submitted_ms, &claim).ok()
+    }
+
+    /// Sends the plain claim of a new job in the caller's order; the future says how it ended.
+    pub async fn begin(
+        &self,
+        delivery: Delivery,
+        ahead: bool,
+    ) -> impl Future<Output = ClaimEnd> + Send + use<> {
+        let record = self.first(&delivery, None, ahead);
+        let sent = match &record {
+            Some(record) => Some(self.ledger.write_later(&delivery.key, delivery.base, record, None).await),
+            None => None,
+        };
+        let claims = self.clone();
+        async move {
+            let stored = match sent {
+                Some(Ok(answer)) => answer.await,
+                Some(Err(error)) => Err(error),
+                None => Err(Error::new(ErrorKind::Conflict, "nothing to claim")),
+            };
+            match (stored, record) {
+                (Ok(sequence), Some(record)) => ClaimEnd::Won(Box::new(record), sequence),
+                (Ok(_), None) => ClaimEnd::NotOurs,
+                (Err(error), _) => claims.decide(&delivery, ahead, error).await,
+            }
+        }
+    }
+
+    /// The plain claim was refused, or nobody knows: reads the leader and judges, a bounded number of times.
+    async fn decide(&self, delivery: &Delivery, ahead: bool, first: Error) -> ClaimEnd {
+        let mut trouble = first;
+        for _ in 0..ROUNDS {
+            if trouble.kind() != ErrorKind::Conflict {
+                tokio::time::sleep(PAUSE).await;
+            }
+            match self.round(delivery, ahead).await {
+                Ok(end) => return end,
+                Err(error) => trouble = error,
+            }
+        }
+        tracing::warn!(job = %delivery.key, error = %trouble, "claim not decided; the ticket goes back");
+        self.nak(&delivery.ack, UNDECIDED_MS).await;
+        ClaimEnd::NotOurs
+    }
+
+    async fn round(&self, delivery: &Delivery, ahead: bool) -> Result<ClaimEnd, Error> {
+        let stored = self.ledger.read(&delivery.key).await?;
+        let mut verdict = judge(delivery.base, &stored, &self.me, 0, None);
+        if matches!(verdict, Verdict::AskHeartbeat(_) | Verdict::Held { .. }) {
+            let holder = match &stored {
+                Stored::Record { record, .. } => record.attempt.as_ref().map(|a| a.agent.clone()),
+                Stored::Nothing | Stored::Marker { .. } => None,
+            };
+            let (now_ms, heartbeat) = self.look_up(holder.as_ref()).await?;
+            verdict = judge(delivery.base, &stored, &self.me, now_ms, Some(&heartbeat));
+        }
+        match verdict {
+            Verdict::Claim { expect, before } => {
+                let Some(record) = self.first(delivery, before.as_deref(), ahead) else {
+                    return Err(Error::new(ErrorKind::Conflict, "the job moved on"));
+                };
+                let sequence = self.ledger.write(&delivery.key, expect, &record, None).await?;
+                if record.state.is_terminal() {
+                    return Ok(self.ended(delivery).await);
+                }
+                Ok(ClaimEnd::Won(Box::new(record), sequence))
+            }
+            Verdict::Mine => match stored {
+                Stored::Record { record, sequence, .. } => Ok(ClaimEnd::Won(record, sequence)),
+                Stored::Nothing | Stored::Marker { .. } => Ok(ClaimEnd::NotOurs),
+            },
+            Verdict::Ended(_) => Ok(self.ended(delivery).await),
+            Verdict::Expired { expect } => {
+                let ended =
+                    end_unclaimed(None, &delivery.lane, State::Expired, Outcome::default(), unix_ms());
+                if let Ok(record) = ended {
+                    self.ledger.write(&delivery.key, expect, &record, None).await?;
+                }
+                Ok(self.ended(delivery).await)
+            }
+            Verdict::Held { look_again_ms } => {
+                self.nak(&delivery.ack, look_again_ms).await;
+                Ok(ClaimEnd::NotOurs)
+            }
+            Verdict::AskHeartbeat(_) => {
+                Err(Error::new(ErrorKind::Other, "the holder could not be looked up"))
+            }
+        }
+    }
+
+    async fn ended(&self, delivery: &Delivery) -> ClaimEnd {
+        self.settle(&delivery.ack, Bytes::from_static(b"+ACK")).await;
+        ClaimEnd::NotOurs
+    }
+
+    /// The broker's time, and what it knows of an agent.
+    async fn look_up(&self, agent: Option<&AgentName>) -> Result<(u64, Heartbeat), Error> {
+        #[derive(Deserialize)]
+        struct Info {
+            #[serde(with = "time::serde::rfc3339")]
+            created: time::OffsetDateTime,
+            #[serde(with = "time::serde::rfc3339")]
+            ts: time::OffsetDateTime,
+        }
+        let bucket = format!("$JS.API.STREAM.INFO.KV_{AGENTS_BUCKET}");
+        let answer = self.broker.request(bucket, Bytes::new()).await?;
+        let info: Info = serde_json::from_slice(&answer.payload)
+            .map_err(|e| Error::new(ErrorKind::Other, format!("bucket `{AGENTS_BUCKET}`: {e}")))?;
+        let ms = |t: time::OffsetDateTime| u64::try_from(t.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+        let now_ms = ms(info.ts);
+        let mut newest: Option<(AgentStatus, u64)> = None;
+        if let Some(agent) = agent {
+            let agents = grange_broker_client::query::agents(&self.broker).await?;
+            newest = agents.into_iter().find(|(status, _)| status.agent == *agent).map(|(status, age)| {
+                (status, now_ms.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(0)))
+            });
+        }
+        Ok((now_ms, Heartbeat { newest, bucket_age_ms: now_ms.saturating_sub(ms(info.created)) }))
+    }
+
+    /// Hands a ticket back for so long.
+    pub async fn nak(&self, ack: &str, delay_ms: u64) {
+        let body = match delay_ms {
+            0 => "-NAK".to_owned(),
+            ms => format!("-NAK {{\"delay\":{}}}", ms.saturating_mul(1_000_000)),
+        };
+        self.settle(ack, Bytes::from(body)).await;
+    }
+
+    /// Sends a word to a ticket's ack subject. A word that is lost is made good by redelivery and the record.
+    pub async fn settle(&self, ack: &str, body: Bytes) {
+        if let Err(error) = self.broker.client().publish(ack.to_owned(), body).await {
+            tracing::debug!(ack, %error, "ticket not settled; it will come again");
+        }
+    }
+
+    /// Deals with something that is no ticket: the record says why where there can be one, `GRANGE_DEAD` keeps the
+    /// evidence, and it never comes back.
+    pub async fn bury(&self, unusable: Unusable) {
+        tracing::warn!(subject = unusable.subject, why = unusable.why, "unusable ticket");
+        if let Some(key) = &unusable.key {
+            let failure = Failure::new(FailureKind::InvalidInput, &unusable.why);
+            let outcome = Outcome { failure: Some(failure), ..Outcome::default() };
+            if let Ok(record) = end_unclaimed(None, &unusable.lane, State::Failed, outcome, unix_ms()) {
+                match self.ledger.write(key, unusable.base, &record, None).await {
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::Conflict => {}
+                    Err(error) => {
+                        tracing::warn!(job = %key, %error, "failure not written; the ticket comes again");
+                        return self.nak(&unusable.ack, UNDECIDED_MS).await;
+                    }
+                }
+            }
+        }
+        let evidence = json!({"why": unusable.why, "subject": unusable.subject, "excerpt": unusable.excerpt});
+        let dead = match &unusable.key {
+            Some(key) => Dead::Job(key),
+            None => Dead::Subject(&unusable.subject),
+        };
+        match dead::bury(&self.broker, unusable.reason, dead, &evidence).await {
+            Ok(_) => self.settle(&unusable.ack, Bytes::from_static(b"+TERM")).await,
+            Err(error) => {
+                tracing::warn!(subject = unusable.subject, %error, "not buried; it comes again");
+                self.nak(&unusable.ack, UNDECIDED_MS).await;
+            }
+        }
+    }
+}

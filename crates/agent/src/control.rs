@@ -1,0 +1,72 @@
+//! The agent's control subjects, `grange.ctl.<agent>.<verb>`, as a NATS micro service (so `$SRV.*` finds it too).
+//!
+//! A word here is never the truth: a cancel is believed when the job's record says so.
+
+use crate::claims::Claims;
+use crate::news::HouseEvent;
+use async_nats::service::error::Error as ServiceError;
+use async_nats::service::{Request, Service, ServiceExt};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use grange_protocol::ownership::Stored;
+use grange_protocol::status::{CancelOrder, ControlAnswer};
+use grange_protocol::subject::JobKey;
+use tokio::sync::mpsc;
+
+/// Begins to answer. The service ends when it is dropped.
+pub async fn open(claims: Claims, news: mpsc::Sender<HouseEvent>) -> Result<Service, async_nats::Error> {
+    let service = claims
+        .broker
+        .client()
+        .service_builder()
+        .description("runs jobs of a Grange farm on this host")
+        .start("grange-agent", env!("CARGO_PKG_VERSION"))
+        .await?;
+    let group = service.group(format!("grange.ctl.{}", claims.me.agent));
+    let mut cancels = group.endpoint("cancel").await?;
+    let mut drains = group.endpoint("drain").await?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                Some(request) = cancels.next() => cancel(&claims, &news, request).await,
+                Some(request) = drains.next() => {
+                    let told = news.send(HouseEvent::Drain).await.is_ok();
+                    answer(request, told, "draining: nothing new is taken, what runs is finished").await;
+                }
+                else => return,
+            }
+        }
+    });
+    Ok(service)
+}
+
+async fn cancel(claims: &Claims, news: &mpsc::Sender<HouseEvent>, request: Request) {
+    let order: CancelOrder = match serde_json::from_slice(&request.message.payload) {
+        Ok(order) => order,
+        Err(error) => return answer(request, false, &format!("the order cannot be read: {error}")).await,
+    };
+    let key = JobKey { owner: order.owner, job: order.job };
+    let asked = match claims.ledger.read(&key).await {
+        Ok(Stored::Record { record, .. }) => {
+            let mine = record.attempt.as_ref().is_some_and(|attempt| attempt.holder() == claims.me);
+            mine && record.cancel_requested.is_some()
+        }
+        Ok(Stored::Nothing | Stored::Marker { .. }) => false,
+        Err(error) => return answer(request, false, &format!("the record cannot be read: {error}")).await,
+    };
+    if !asked {
+        return answer(request, false, "the job's record does not ask this agent for it").await;
+    }
+    let told = news.send(HouseEvent::CancelRequested(key)).await.is_ok();
+    answer(request, told, "the run is asked to stop").await;
+}
+
+async fn answer(request: Request, ok: bool, message: &str) {
+    let body = ControlAnswer { ok, message: message.to_owned() };
+    let body = serde_json::to_vec(&body)
+        .map(Bytes::from)
+        .map_err(|e| ServiceError { status: e.to_string(), code: 500 });
+    if let Err(error) = request.respond(body).await {
+        tracing::debug!(%error, "control request not answered");
+    }
+}

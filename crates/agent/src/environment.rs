@@ -1,0 +1,197 @@
+//! Python environments, built with `uv`: named by the hash of what goes in, built aside, renamed into place, kept.
+//!
+//! Plugins with equal needs share one. A build that was cut off leaves a folder that the next one sweeps.
+
+use grange_protocol::manifest::EnvironmentSpec;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+use tokio::process::Command;
+
+/// Version of the layout; another one makes another key.
+const LAYOUT: &str = "1";
+/// Bytes of a tool's output that an error shows.
+const OUTPUT_BYTES: usize = 2 * 1024;
+
+/// Why an environment cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvironmentError {
+    /// `uv` is not there.
+    #[error("`uv` is not on this host; install it, or give its path as `uv` in the agent's configuration")]
+    NoUv,
+    /// A tool said no.
+    #[error("`{command}` failed: {output}")]
+    Tool {
+        /// What was run.
+        command: String,
+        /// The end of what it said.
+        output: String,
+    },
+    /// It took too long.
+    #[error(
+        "`{command}` did not end within {seconds} s; raise `limits.environment_build_s` if it needs more"
+    )]
+    TimedOut {
+        /// What was run.
+        command: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// The disk said no.
+    #[error("environment folder `{path}` cannot be used")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Builds environments.
+#[derive(Clone, Debug)]
+pub struct Environments {
+    /// Where they lie.
+    pub folder: PathBuf,
+    /// The tool.
+    pub uv: Option<PathBuf>,
+    /// Longest build.
+    pub limit: Duration,
+}
+
+impl Environments {
+    /// The interpreter of the environment that the spec asks for; built when it is not there.
+    pub async fn prepare(&self, spec: &EnvironmentSpec) -> Result<PathBuf, EnvironmentError> {
+        let key = key_of(spec);
+        let ready = self.folder.join(&key);
+        let interpreter = ready.join("bin").join("python");
+        if ready.join(".ready").exists() && interpreter.exists() {
+            return Ok(interpreter);
+        }
+        let io = |source| EnvironmentError::Io { path: self.folder.clone(), source };
+        std::fs::create_dir_all(&self.folder).map_err(io)?;
+        let _turn = self.take_turn(&key).await?;
+        if ready.join(".ready").exists() && interpreter.exists() {
+            return Ok(interpreter);
+        }
+        let aside = self.folder.join(format!("{key}.building"));
+        for stale in [&aside, &ready] {
+            if stale.exists() {
+                std::fs::remove_dir_all(stale).map_err(io)?;
+            }
+        }
+        self.build(spec, &aside).await?;
+        std::fs::write(aside.join("key.json"), serde_json::to_vec_pretty(spec).unwrap_or_default())
+            .map_err(io)?;
+        std::fs::write(aside.join(".ready"), "").map_err(io)?;
+        std::fs::rename(&aside, &ready).map_err(io)?;
+        Ok(interpreter)
+    }
+
+    /// One build of a key at a time on a host, also between agents that share the folder.
+    async fn take_turn(&self, key: &str) -> Result<std::fs::File, EnvironmentError> {
+        let path = self.folder.join(format!("{key}.lock"));
+        let taken = tokio::task::spawn_blocking(move || {
+            let file = std::fs::File::create(&path)?;
+            file.lock()?;
+            Ok::<_, std::io::Error>(file)
+        });
+        let io = |source| EnvironmentError::Io { path: self.folder.clone(), source };
+        tokio::time::timeout(self.limit, taken)
+            .await
+            .map_err(|_| EnvironmentError::TimedOut {
+                command: format!("lock of {key}"),
+                seconds: self.limit.as_secs(),
+            })?
+            .map_err(|e| io(std::io::Error::other(e)))?
+            .map_err(io)
+    }
+
+    async fn build(&self, spec: &EnvironmentSpec, aside: &Path) -> Result<(), EnvironmentError> {
+        let uv = self.uv.as_ref().ok_or(EnvironmentError::NoUv)?;
+        let mut venv = Command::new(uv);
+        venv.args(["venv", "--quiet", "--relocatable"]);
+        if !spec.python.is_empty() {
+            venv.args(["--python", &spec.python]);
+        }
+        self.run(venv.arg(aside)).await?;
+        if spec.requirements.is_empty() {
+            return Ok(());
+        }
+        let io = |source| EnvironmentError::Io { path: aside.to_owned(), source };
+        let requirements = aside.join("requirements.txt");
+        std::fs::write(&requirements, spec.requirements.join("\n")).map_err(io)?;
+        let mut install = Command::new(uv);
+        install.args(["pip", "install", "--quiet", "--python"]).arg(aside.join("bin").join("python"));
+        if !spec.overrides.is_empty() {
+            let overrides = aside.join("overrides.txt");
+            std::fs::write(&overrides, spec.overrides.join("\n")).map_err(io)?;
+            install.arg("--override").arg(overrides);
+        }
+        self.run(install.arg("--requirement").arg(requirements)).await.map(drop)
+    }
+
+    async fn run(&self, command: &mut Command) -> Result<Output, EnvironmentError> {
+        let shown = format!("{:?}", command.as_std());
+        let child = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        let timed_out =
+            |_| EnvironmentError::TimedOut { command: shown.clone(), seconds: self.limit.as_secs() };
+        let output = tokio::time::timeout(self.limit, child)
+            .await
+            .map_err(timed_out)?
+            .map_err(|e| EnvironmentError::Tool { command: shown.clone(), output: e.to_string() })?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = grange_protocol::limit::keep_end(said.trim(), OUTPUT_BYTES);
+        Err(EnvironmentError::Tool { command: shown, output: said })
+    }
+}
+
+/// Names an environment by all that goes in.
+fn key_of(spec: &EnvironmentSpec) -> String {
+    let mut hash = Sha256::new();
+    for part in [LAYOUT, std::env::consts::ARCH, std::env::consts::OS, &spec.python] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    for list in [&spec.requirements, &spec.overrides] {
+        for line in list {
+            hash.update(line.as_bytes());
+            hash.update(b"\n");
+        }
+        hash.update([0]);
+    }
+    hex::encode(hash.finalize())[..24].to_owned()
+}
+
+/// Finds `uv`: as configured, in the state folder's tools, or on the path.
+pub fn find_uv(configured: Option<&Path>, state: &Path, path: Option<&str>) -> Option<PathBuf> {
+    if let Some(uv) = configured {
+        return Some(uv.to_owned());
+    }
+    let mut folders = vec![state.join("tools").join("bin")];
+    folders.extend(std::env::split_paths(path.unwrap_or_default()));
+    folders.into_iter().map(|folder| folder.join("uv")).find(|uv| uv.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_needs_share_a_key() {
+        let spec = |requirements: &[&str]| EnvironmentSpec {
+            python: "3.11".into(),
+            requirements: requirements.iter().map(|r| (*r).to_owned()).collect(),
+            overrides: Vec::new(),
+        };
+        assert_eq!(key_of(&spec(&["a", "b"])), key_of(&spec(&["a", "b"])));
+        assert_ne!(key_of(&spec(&["a", "b"])), key_of(&spec(&["ab"])));
+        let mut other = spec(&["a"]);
+        other.overrides.push("b".into());
+        assert_ne!(key_of(&other), key_of(&spec(&["a", "b"])));
+    }
+}

@@ -1,0 +1,110 @@
+//! What workers say, and what their ends mean for the runs they had.
+
+use super::House;
+use crate::attempts::{Ending, crash_failure};
+use crate::link::WorkerEvent;
+use crate::supervise::Order;
+use crate::worker::Gone;
+use grange_dispatch::{Input, RunEnd, WorkerId};
+use grange_protocol::failure::{Failure, FailureKind};
+use grange_protocol::frame::{LINK_PROTOCOL, Raised};
+use grange_protocol::lifecycle::RetryCause;
+
+impl House {
+    /// A worker's word.
+    pub(super) fn worker_said(&mut self, worker: WorkerId, event: WorkerEvent) -> Option<Input> {
+        let entry = self.rooms.workers.get_mut(&worker)?;
+        match event {
+            WorkerEvent::Ready(ready) if ready.protocol == LINK_PROTOCOL => {
+                entry.ready = true;
+                entry.patience_until = None;
+                tracing::info!(plugin = %entry.plugin, worker = worker.0, "worker ready");
+                Some(Input::WorkerReady { worker })
+            }
+            WorkerEvent::Ready(ready) => {
+                let text = format!(
+                    "the worker of `{}` speaks version {} of the link, this agent {LINK_PROTOCOL}",
+                    entry.plugin, ready.protocol
+                );
+                entry.failure = Some(Failure::new(FailureKind::StartFailed, text));
+                entry.handle.order(Order::Kill);
+                None
+            }
+            WorkerEvent::LoadFailed { stage, raised } => {
+                let text =
+                    format!("`{}` failed at {stage}: {}: {}", entry.plugin, raised.class, raised.message);
+                let failure = Failure::new(FailureKind::StartFailed, text);
+                entry.failure = Some(failure.raised(raised.class, Some(&raised.traceback)));
+                None
+            }
+            WorkerEvent::Done { run, value, files, ms } => {
+                self.run_ended(worker, run, Ending::Returned { value, files }, ms, false)
+            }
+            WorkerEvent::Error { run, raised, kind, cancelled, ms } => {
+                let failure = Box::new(plugin_failure(&kind, raised));
+                self.run_ended(worker, run, Ending::Failed(failure), ms, cancelled)
+            }
+            WorkerEvent::Broke(why) => {
+                let text = format!("the worker of `{}` broke the protocol: {why}", entry.plugin);
+                tracing::error!(worker = worker.0, text, "worker");
+                entry.failure = Some(Failure::new(FailureKind::WorkerCrashed, text));
+                entry.handle.order(Order::Kill);
+                None
+            }
+            WorkerEvent::Closed => {
+                // Without its link a worker is of no use; one that has ended by itself is not hurt by this.
+                entry.handle.order(Order::Kill);
+                None
+            }
+        }
+    }
+
+    fn run_ended(
+        &mut self,
+        worker: WorkerId,
+        run: u64,
+        ending: Ending,
+        ms: f64,
+        cancelled: bool,
+    ) -> Option<Input> {
+        let entry = self.rooms.workers.get_mut(&worker)?;
+        let job = entry.runs.remove(&run)?;
+        let held = self.rooms.jobs.get_mut(&job)?;
+        held.ending = Some(ending);
+        held.usage.run_ms = ms;
+        Some(Input::RunEnded { job, end: RunEnd { run_ms: ms, cancelled } })
+    }
+
+    /// A worker's process tree is gone.
+    pub(super) fn worker_gone(&mut self, worker: WorkerId, gone: &Gone) -> Option<Input> {
+        let entry = self.rooms.workers.remove(&worker)?;
+        let (code, signal) = gone.status();
+        tracing::info!(plugin = %entry.plugin, worker = worker.0, code, signal, "worker gone");
+        if !entry.ready {
+            let failure = entry.failure.unwrap_or_else(|| gone.start_failure(entry.plugin.as_str()));
+            if let Some(plugin) = self.plugins.get_mut(&entry.plugin) {
+                plugin.reason.clone_from(&failure.message);
+            }
+            tracing::warn!(plugin = %entry.plugin, failure = failure.message, "worker did not come up");
+            return Some(Input::WorkerFailed { worker, failure: Box::new(failure) });
+        }
+        let failure = entry.failure.unwrap_or_else(|| crash_failure(code, signal, &gone.stderr));
+        for job in entry.runs.values() {
+            if let Some(held) = self.rooms.jobs.get_mut(job) {
+                held.ending = Some(Ending::Retry(RetryCause::WorkerCrashed, Box::new(failure.clone())));
+            }
+        }
+        Some(Input::WorkerExited { worker })
+    }
+}
+
+/// What a plugin raised, as the record keeps it.
+fn plugin_failure(kind: &str, raised: Raised) -> Failure {
+    let kind = match kind {
+        "unserialisable" => FailureKind::Unserialisable,
+        "bad_arguments" => FailureKind::InvalidInput,
+        "too_large" => FailureKind::OutputTooLarge,
+        _ => FailureKind::PluginFailed,
+    };
+    Failure::new(kind, &raised.message).raised(raised.class, Some(&raised.traceback))
+}

@@ -1,0 +1,148 @@
+//! Values between a worker and the farm: files become objects on the way out, objects become paths on the way in.
+//!
+//! Owns the scratch folder of a run. Never runs anything.
+
+use crate::cache::Cache;
+use grange_broker_client::error::ErrorKind;
+use grange_broker_client::objects::Objects;
+use grange_protocol::failure::{Failure, FailureKind};
+use grange_protocol::json::Json;
+use grange_protocol::object::{
+    LocalFile, ObjectError, ObjectRef, list_objects, plain_name, replace_files, replace_objects,
+};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::path::{Path, PathBuf};
+
+/// Exchanges a chunk that holds files, or is too large for a message, for one that holds references.
+pub async fn store_chunk(
+    objects: &Objects,
+    value: &RawValue,
+    scratch: &Path,
+    output_bytes: u64,
+    inline_bytes: usize,
+) -> Result<Json, Failure> {
+    let stored = store_files(objects, &Json::from(value), scratch, output_bytes).await?;
+    if stored.text().len() <= inline_bytes {
+        return Ok(stored);
+    }
+    let object = store_text(objects, &stored, "chunk.json").await?;
+    Ok(Json::from(&object.to_value()))
+}
+
+/// Stores a value's JSON as an object.
+pub async fn store_text(objects: &Objects, value: &Json, name: &str) -> Result<ObjectRef, Failure> {
+    let stored = objects.put_bytes(value.text().as_bytes().to_vec().into(), name).await;
+    stored.map_err(|e| Failure::new(FailureKind::StoreFailed, format!("`{name}` could not be stored: {e}")))
+}
+
+/// Stores every `$file` of a value and puts references in their places.
+pub async fn store_files(
+    objects: &Objects,
+    value: &Json,
+    scratch: &Path,
+    output_bytes: u64,
+) -> Result<Json, Failure> {
+    let mut tree = value.value();
+    let mut files: Vec<LocalFile> = Vec::new();
+    let malformed = |e: ObjectError| Failure::new(FailureKind::Unserialisable, e.to_string());
+    replace_files(&mut tree, &mut |file| {
+        files.push(file);
+        Ok::<_, ObjectError>(Value::Null)
+    })
+    .map_err(malformed)?;
+    let mut stored = Vec::with_capacity(files.len());
+    for file in &files {
+        stored.push(store_file(objects, file, scratch, output_bytes).await?);
+    }
+    tree = value.value();
+    let mut next = stored.iter();
+    replace_files(&mut tree, &mut |_| {
+        Ok::<_, ObjectError>(next.next().map_or(Value::Null, ObjectRef::to_value))
+    })
+    .map_err(malformed)?;
+    Ok(Json::from(&tree))
+}
+
+async fn store_file(
+    objects: &Objects,
+    file: &LocalFile,
+    scratch: &Path,
+    output_bytes: u64,
+) -> Result<ObjectRef, Failure> {
+    let path = PathBuf::from(&file.path);
+    let refuse = |kind, why: String| Failure::new(kind, format!("result file `{}` {why}", file.path));
+    let found = tokio::fs::symlink_metadata(&path).await;
+    let found = found.map_err(|e| refuse(FailureKind::PluginFailed, format!("cannot be read: {e}")))?;
+    if !found.is_file() {
+        return Err(refuse(FailureKind::PluginFailed, "is not a regular file".to_owned()));
+    }
+    if !file.temp && !path.starts_with(scratch) {
+        return Err(refuse(FailureKind::PluginFailed, "is outside the job's scratch folder".to_owned()));
+    }
+    if found.len() > output_bytes {
+        let why = format!("has {} bytes; the limit is {output_bytes}", found.len());
+        return Err(refuse(FailureKind::OutputTooLarge, why));
+    }
+    let name = if file.name.is_empty() { plain_name(&file.path) } else { plain_name(&file.name) };
+    let stored = objects.put_file(&path, &name).await;
+    let stored = stored.map_err(|e| refuse(FailureKind::StoreFailed, format!("could not be stored: {e}")))?;
+    if file.temp {
+        let _ = tokio::fs::remove_file(&path).await;
+    }
+    Ok(stored)
+}
+
+/// Whether a ticket's arguments may hold references; plain text search, so that most jobs cost nothing.
+pub fn has_objects(value: &Json) -> bool {
+    value.text().contains("\"$object\"")
+}
+
+/// Fetches every object of the arguments into the run's scratch folder and puts paths in their places.
+pub async fn fetch_inputs(cache: &Cache, value: &Json, scratch: &Path) -> Result<Json, Failure> {
+    let invalid = |e: ObjectError| Failure::new(FailureKind::InvalidInput, e.to_string());
+    let mut tree = value.value();
+    let wanted = list_objects(&tree).map_err(invalid)?;
+    let mut paths = Vec::with_capacity(wanted.len());
+    for (place, object) in wanted.iter().enumerate() {
+        let folder = scratch.join("in").join(place.to_string());
+        let path = folder.join(&object.name);
+        let fetched = cache.place(object, &path).await;
+        fetched.map_err(|e| {
+            let hint = match e.kind() {
+                ErrorKind::DigestMismatch => "submit it again",
+                ErrorKind::NotFound => "submit it again: it was never stored, or is gone",
+                _ => "look at the object store",
+            };
+            let text = format!("input `{}` ({}) cannot be had: {e}; {hint}", object.name, object.url);
+            Failure::new(FailureKind::InputUnavailable, text)
+        })?;
+        paths.push(path);
+    }
+    let mut next = paths.iter();
+    replace_objects(&mut tree, &mut |_| {
+        let path = next.next().map(|path| path.to_string_lossy().into_owned());
+        Ok::<_, ObjectError>(path.map_or(Value::Null, Value::String))
+    })
+    .map_err(invalid)?;
+    Ok(Json::from(&tree))
+}
+
+/// Removes a run's scratch folder, if it was ever made. Most never were, or are empty: that costs one system call.
+pub async fn clear_scratch(scratch: PathBuf) {
+    if scratch.as_os_str().is_empty() {
+        return;
+    }
+    match std::fs::remove_dir(&scratch) {
+        Ok(()) => return,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        Err(_) => {}
+    }
+    match tokio::fs::remove_dir_all(&scratch).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            tracing::warn!(folder = %scratch.display(), %error, "scratch folder could not be removed")
+        }
+    }
+}

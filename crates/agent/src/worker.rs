@@ -1,0 +1,203 @@
+//! One worker process from its start to the end of its last descendant.
+//!
+//! Owns the supervisor's handle, the link's two tasks and the log pipes. Never decides when to start or to stop.
+
+use crate::events::EventLog;
+use crate::link::{FrameWriter, Reader, Sinks, write};
+use crate::logs::{Tail, drain};
+use crate::news::HouseEvent;
+use crate::process::{self, Started, next_report};
+use crate::supervise::{Order, Program, Report};
+use grange_broker_client::objects::Objects;
+use grange_dispatch::WorkerId;
+use grange_protocol::event::LogLine;
+use grange_protocol::failure::{Failure, FailureKind};
+use grange_protocol::frame::{Load, ToWorker};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Most orders that wait for a supervisor.
+const ORDERS_CAPACITY: usize = 64;
+/// How long the pipes of a worker that is gone are still read.
+const PIPES_GRACE: Duration = Duration::from_secs(2);
+
+/// What a worker is started with.
+pub struct WorkerPlan {
+    /// Its name inside this agent.
+    pub worker: WorkerId,
+    /// The plugin's name.
+    pub plugin: String,
+    /// What to run.
+    pub program: Program,
+    /// What it is told first.
+    pub load: Load,
+    /// Longest line of its logs, bytes.
+    pub log_line_bytes: usize,
+    /// Larger chunks are exchanged for a reference, bytes.
+    pub inline_bytes: usize,
+    /// Largest file of a chunk, bytes.
+    pub output_bytes: u64,
+    /// Where files go.
+    pub objects: Objects,
+}
+
+/// A worker's process tree is gone.
+#[derive(Debug)]
+pub struct Gone {
+    /// What the supervisor said last.
+    pub report: Option<Report>,
+    /// The end of its standard error.
+    pub stderr: String,
+}
+
+impl Gone {
+    /// Exit status and signal.
+    pub fn status(&self) -> (Option<i32>, Option<i32>) {
+        match &self.report {
+            Some(Report::Ended { code, signal, .. }) => (*code, *signal),
+            Some(Report::Started(_) | Report::NotStarted(_)) | None => (None, None),
+        }
+    }
+
+    /// Why a worker that never was ready did not come up.
+    pub fn start_failure(&self, plugin: &str) -> Failure {
+        let how = match &self.report {
+            Some(Report::NotStarted(why)) => why.clone(),
+            Some(report) => format!("its process {}", crate::journal::describe(report)),
+            None => "its supervisor ended without a word".to_owned(),
+        };
+        let mut failure = Failure::new(
+            FailureKind::StartFailed,
+            format!("the worker of `{plugin}` did not come up: {how}"),
+        );
+        (failure.exit_code, failure.signal) = self.status();
+        failure.stderr = (!self.stderr.is_empty()).then(|| self.stderr.clone());
+        failure
+    }
+}
+
+/// The house's handle to a worker.
+pub struct WorkerHandle {
+    /// Frames to it.
+    pub frames: FrameWriter,
+    /// Its runs' events.
+    pub sinks: Arc<Sinks>,
+    /// The supervisor's process id.
+    pub supervisor: u32,
+    /// When that process began.
+    pub supervisor_began: u64,
+    orders: mpsc::Sender<Order>,
+}
+
+impl WorkerHandle {
+    /// Gives its supervisor an order. A supervisor that does not take orders is stuck in the kernel: dropping the
+    /// handle closes the pipe, which is its order to kill.
+    pub fn order(&self, order: Order) {
+        if let Err(error) = self.orders.try_send(order) {
+            tracing::warn!(supervisor = self.supervisor, %error, "order not taken");
+        }
+    }
+}
+
+/// Starts a worker. Its end arrives as `HouseEvent::Gone`.
+pub fn start(
+    plan: WorkerPlan,
+    news: &mpsc::Sender<HouseEvent>,
+) -> Result<(WorkerHandle, JoinHandle<()>), process::SpawnError> {
+    let started = process::start(&plan.plugin, plan.program.clone())?;
+    let (orders, taken) = mpsc::channel(ORDERS_CAPACITY);
+    let handle = WorkerHandle {
+        frames: FrameWriter::default(),
+        sinks: Arc::default(),
+        supervisor: started.supervisor_pid,
+        supervisor_began: process::start_ticks(started.supervisor_pid).unwrap_or(0),
+        orders,
+    };
+    let frame_bytes = plan.load.frame_bytes;
+    handle.frames.put(&ToWorker::Load(Box::new(plan.load.clone())), frame_bytes);
+    let task =
+        tokio::spawn(live(plan, started, handle.frames.clone(), handle.sinks.clone(), taken, news.clone()));
+    Ok((handle, task))
+}
+
+async fn live(
+    plan: WorkerPlan,
+    started: Started,
+    frames: FrameWriter,
+    sinks: Arc<Sinks>,
+    mut taken: mpsc::Receiver<Order>,
+    news: mpsc::Sender<HouseEvent>,
+) {
+    let Started { mut supervisor, mut orders, mut reports, link, stdout, stderr, .. } = started;
+    let tail = Arc::<Tail>::default();
+    let (from_worker, to_worker) = link.into_split();
+    let writing = tokio::spawn(write(to_worker, frames));
+    let reader = Reader {
+        worker: plan.worker,
+        sinks: sinks.clone(),
+        house: news.clone(),
+        frame_bytes: plan.load.frame_bytes,
+        inline_bytes: plan.inline_bytes,
+        output_bytes: plan.output_bytes,
+        objects: plan.objects.clone(),
+    };
+    let reading = tokio::spawn(reader.run(from_worker));
+    let out =
+        tokio::spawn(drain(stdout, plan.log_line_bytes, line_taker("stdout", &plan.plugin, &sinks, None)));
+    let kept = Some(tail.clone());
+    let err =
+        tokio::spawn(drain(stderr, plan.log_line_bytes, line_taker("stderr", &plan.plugin, &sinks, kept)));
+    let mut last = None;
+    loop {
+        tokio::select! {
+            report = next_report(&mut reports) => match report {
+                Some(report) => {
+                    tracing::debug!(worker = plan.worker.0, plugin = plan.plugin, report = crate::journal::describe(&report), "worker");
+                    last = Some(report);
+                }
+                None => break,
+            },
+            order = taken.recv() => match order {
+                Some(order) => orders.send(&order).await,
+                None => break,
+            },
+        }
+    }
+    drop(orders);
+    let _ = supervisor.wait().await;
+    // Everything is dead: what is left in the pipes and the link is all there will be.
+    for pipe in [reading, out, err] {
+        let abort = pipe.abort_handle();
+        if tokio::time::timeout(PIPES_GRACE, pipe).await.is_err() {
+            abort.abort();
+        }
+    }
+    writing.abort();
+    let gone = Gone { report: last, stderr: tail.text() };
+    let _ = news.send(HouseEvent::Gone(plan.worker, gone)).await;
+}
+
+/// Takes the lines of a pipe: to the only run that goes on, and to the agent's own log.
+fn line_taker(
+    stream: &'static str,
+    plugin: &str,
+    sinks: &Arc<Sinks>,
+    tail: Option<Arc<Tail>>,
+) -> impl FnMut(&str) + Send + use<> {
+    let (plugin, sinks) = (plugin.to_owned(), sinks.clone());
+    move |line: &str| {
+        if let Some(tail) = &tail {
+            tail.push(line);
+        }
+        match sinks.only() {
+            Some(sink) => log_line(&sink.events, stream, line),
+            None => tracing::info!(plugin, stream, line, "worker output outside a run"),
+        }
+    }
+}
+
+fn log_line(events: &EventLog, stream: &str, line: &str) {
+    events.log(&LogLine { stream: stream.to_owned(), line: line.to_owned() });
+}
