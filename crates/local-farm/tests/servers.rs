@@ -6,6 +6,7 @@
     reason = "a test ends at the first surprise"
 )]
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,11 +25,24 @@ async fn binary() -> PathBuf {
 }
 
 async fn options(folder: &Path) -> NatsOptions {
-    NatsOptions::new(binary().await, folder.to_owned())
+    let mut options = NatsOptions::new(binary().await, folder.to_owned());
+    options.death_shim = Some(death_shim());
+    options
+}
+
+/// util-linux's, so that a killed test run leaves no server behind.
+fn death_shim() -> Vec<OsString> {
+    ["setpriv", "--pdeathsig", "KILL", "--"].map(Into::into).to_vec()
 }
 
 fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Whether it is there and has not ended: nobody may have reaped it.
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with('Z'))
 }
 
 /// Polls until `condition` holds, and names `what` when it does not in time.
@@ -157,6 +171,22 @@ async fn the_shim_stands_before_the_server() {
     assert_eq!(server.stop(LIMIT).await.unwrap(), Stopped::Gracefully);
 }
 
+/// The kernel takes the starting thread for the parent, so a thread stands here for a killed process.
+#[tokio::test]
+async fn with_a_death_shim_it_ends_with_its_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path()).await;
+    let parent = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let server = runtime.block_on(NatsServer::start(&options)).unwrap();
+        let pid = server.pid();
+        std::mem::forget(server);
+        pid
+    });
+    let pid = parent.join().unwrap();
+    eventually("the server of the ended parent is gone", || !runs(pid)).await;
+}
+
 #[tokio::test]
 async fn one_that_cannot_start_says_why() {
     let folder = tempfile::tempdir().unwrap();
@@ -166,6 +196,7 @@ async fn one_that_cannot_start_says_why() {
     assert!(matches!(error, NatsError::Exited { .. }), "{error}");
     assert!(error.to_string().contains("nonsense_option"), "{error}");
 
+    options.death_shim = None;
     options.binary = "/nonexistent/nats-server".into();
     let error = NatsServer::start(&options).await.unwrap_err();
     assert!(error.to_string().contains("cannot start `/nonexistent/nats-server`"), "{error}");
@@ -180,7 +211,8 @@ async fn one_that_cannot_start_says_why() {
 #[tokio::test]
 async fn a_cluster_forms_and_chooses_another_leader() {
     let folder = tempfile::tempdir().unwrap();
-    let options = ClusterOptions::new(binary().await, folder.path().to_owned());
+    let mut options = ClusterOptions::new(binary().await, folder.path().to_owned());
+    options.death_shim = Some(death_shim());
     let mut cluster = NatsCluster::start(&options).await.unwrap();
     let all = [0, 1, 2];
     let first = cluster.formed(&all, LIMIT).await.unwrap();
