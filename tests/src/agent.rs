@@ -1,0 +1,122 @@
+//! An agent as a real process.
+
+use crate::farm::binary;
+use crate::processes::{descendants, is_alive, rss_bytes, signal};
+use rustix::process::Signal;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How an agent is to be started.
+#[derive(Clone, Debug)]
+pub struct AgentPlan {
+    /// Its name.
+    pub name: String,
+    /// The broker's URL.
+    pub broker: String,
+    /// The object store's URL.
+    pub objects: String,
+    /// Its state folder.
+    pub state: PathBuf,
+    /// Its plugin folders.
+    pub plugins: Vec<PathBuf>,
+    /// More of its configuration, TOML.
+    pub config: String,
+    /// More of its environment.
+    pub environment: Vec<(String, String)>,
+}
+
+impl AgentPlan {
+    /// Starts the process.
+    pub fn start(&self) -> Agent {
+        std::fs::create_dir_all(&self.state).expect("a state folder");
+        let config = self.state.join("agent.toml");
+        std::fs::write(&config, &self.config).expect("a configuration");
+        let log =
+            File::options().create(true).append(true).open(self.state.join("agent.log")).expect("a log");
+        let mut command = Command::new(binary("grange-agent"));
+        command.args(["--config"]).arg(&config).args(["--name", &self.name, "--broker", &self.broker]);
+        command.args(["--objects", &self.objects]).arg("--state").arg(&self.state);
+        for folder in &self.plugins {
+            command.arg("--plugins").arg(folder);
+        }
+        command.envs(self.environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().expect("the agent starts");
+        Agent { child, plan: self.clone() }
+    }
+}
+
+/// A running agent. Dropping it ends it and everything below it.
+pub struct Agent {
+    child: Child,
+    plan: AgentPlan,
+}
+
+impl Agent {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it was started.
+    pub fn plan(&self) -> &AgentPlan {
+        &self.plan
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.plan.state.join("agent.log")).unwrap_or_default()
+    }
+
+    /// Everything that it started.
+    pub fn descendants(&self) -> Vec<u32> {
+        descendants(self.pid())
+    }
+
+    /// Its resident memory, bytes.
+    pub fn rss_bytes(&self) -> u64 {
+        rss_bytes(self.pid()).expect("the agent is there")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, kind: Signal) {
+        signal(self.pid(), kind);
+    }
+
+    /// Kills it (SIGKILL) and reaps it.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            assert!(begun.elapsed() < limit, "the agent did not end within {limit:?}:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let below = self.descendants();
+        self.kill();
+        for pid in below {
+            if is_alive(pid) {
+                signal(pid, Signal::KILL);
+            }
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let start = log.len().saturating_sub(6_000);
+            println!("--- log of agent {} ---\n{}", self.plan.name, log.get(start..).unwrap_or(&log));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! A farm: one private server with the streams made, and a folder for everything.
+
+use crate::agent::{Agent, AgentPlan};
+use crate::client::Client;
+use grange_broker_client::connect::{Broker, Options};
+use grange_broker_client::topology::{TopologyOptions, ensure};
+use grange_local_farm::nats::NatsServer;
+use grange_local_farm::options::{NatsOptions, SyncInterval};
+use grange_local_farm::tools;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// The top of the repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
+}
+
+/// A program of this build, beside the test that runs.
+pub fn binary(name: &str) -> PathBuf {
+    let me = std::env::current_exe().expect("a test has an executable");
+    let folder = me.ancestors().find(|folder| folder.join(name).is_file());
+    let folder = folder.unwrap_or_else(|| panic!("`{name}` is not built; run `cargo build --workspace`"));
+    folder.join(name)
+}
+
+/// How a farm is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct FarmOptions {
+    /// When the server forces what it wrote to the disk.
+    pub sync: SyncInterval,
+}
+
+impl Default for FarmOptions {
+    fn default() -> Self {
+        Self { sync: SyncInterval::Default }
+    }
+}
+
+/// A server and a folder. Dropping it ends the server and removes the folder.
+pub struct Farm {
+    /// The server.
+    pub nats: NatsServer,
+    /// The folder.
+    pub folder: TempDir,
+}
+
+impl Farm {
+    /// A server with the streams made.
+    pub async fn start() -> Self {
+        Self::with(FarmOptions::default()).await
+    }
+
+    /// The same, with options.
+    pub async fn with(options: FarmOptions) -> Self {
+        let folder = tempfile::Builder::new().prefix("grange-farm-").tempdir().expect("a folder");
+        let server = tools::nats_server(&repository().join(".tools"), &|_| {}).expect("nats-server");
+        let mut nats = NatsOptions::new(server, folder.path().join("nats"));
+        nats.sync = options.sync;
+        let nats = NatsServer::start(&nats).await.expect("the server comes up");
+        let farm = Self { nats, folder };
+        let broker = farm.broker().await;
+        ensure(&broker, &TopologyOptions::default()).await.expect("the streams are made");
+        farm
+    }
+
+    /// A connection of its own.
+    pub async fn broker(&self) -> Broker {
+        let options = Options { url: self.nats.url(), name: "test".into(), ..Options::default() };
+        Broker::connect(&options).await.expect("the broker answers")
+    }
+
+    /// A client that submits as `owner`.
+    pub async fn client(&self, owner: &str) -> Client {
+        Client::new(self.broker().await, owner)
+    }
+
+    /// Where this farm's objects lie.
+    pub fn objects_url(&self) -> String {
+        format!("file://{}", self.folder.path().join("objects").display())
+    }
+
+    /// An agent with these plugin folders, named `name`.
+    pub fn plan(&self, name: &str, plugins: &[PathBuf]) -> AgentPlan {
+        AgentPlan {
+            name: name.to_owned(),
+            broker: self.nats.url(),
+            objects: self.objects_url(),
+            state: self.folder.path().join(format!("agent-{name}")),
+            plugins: plugins.to_vec(),
+            config: String::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// The same, started and with all its plugins prepared.
+    pub async fn agent(&self, name: &str, plugins: &[PathBuf]) -> Agent {
+        let agent = self.plan(name, plugins).start();
+        let client = self.client("harness").await;
+        client.wait_for_plugins(name).await;
+        agent
+    }
+}
