@@ -50,10 +50,10 @@ struct Refusal {
 }
 
 fn read_answer<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice::<T>(body).or_else(|cause| {
+    serde_json::from_slice::<T>(body).map_err(|cause| {
         match serde_json::from_slice::<Refusal>(body).ok().and_then(|r| r.error) {
-            Some(refusal) => Err(error::from_jetstream(what, refusal)),
-            None => Err(Error::malformed(&format!("the broker's answer about `{what}`"), cause)),
+            Some(refusal) => error::from_jetstream(what, refusal),
+            None => Error::malformed(&format!("the broker's answer about `{what}`"), cause),
         }
     })
 }

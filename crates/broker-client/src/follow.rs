@@ -1,7 +1,7 @@
 //! Following one job: its record and its events, live and from history, each once and in order.
 //!
 //! Owns the subscriptions to the republished copies and decides when to read again. Never writes, never keeps a
-//! consumer. What a message means for the chunks is in [`reader`].
+//! consumer. What a message means for the chunks is in `reader`.
 //!
 //! ```text
 //!   subscribe ─► read record ─► read events ─► live copies ──(terminal record, every chunk there)──► End
@@ -20,7 +20,7 @@ use crate::headers;
 use crate::history;
 use crate::ledger::Ledger;
 use async_nats::{Message, Subscriber};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::Record;
 use grange_protocol::subject::{EVENTS, JobKey};
@@ -159,7 +159,7 @@ impl Follow {
     }
 
     async fn listen(&mut self) -> Result<(), Error> {
-        // Copies come over one connection in order: with events first, none is behind the end of its job.
+        // Copies come over one connection in order; with events first, none is left behind by its record.
         tokio::select! {
             biased;
             message = self.events.next() => match message {
@@ -197,9 +197,13 @@ impl Follow {
 
     fn take_event(&mut self, message: &Message) -> Result<(), Error> {
         self.heard = Instant::now();
-        if let Some(event) = Event::live(message)
-            && self.reader.take(&event, &mut self.out)? == Taken::Gap
-        {
+        let Some(event) = Event::live(message) else { return Ok(()) };
+        // The record that claimed the attempt came before; it is told before.
+        while self.reader.is_news(&event) {
+            let Some(Some(message)) = self.states.next().now_or_never() else { break };
+            self.take_state(&message)?;
+        }
+        if self.reader.take(&event, &mut self.out)? == Taken::Gap {
             self.events_due = true;
         }
         Ok(())
@@ -309,6 +313,9 @@ impl Follow {
 
     /// Ends, if every chunk is there and is right; else lets events be read again.
     fn conclude(&mut self) -> Result<(), Error> {
+        if let Some(Some(message)) = self.events.next().now_or_never() {
+            return self.take_event(&message);
+        }
         let Some(Ending { record, sequence }) = self.end.take() else { return Ok(()) };
         if let Some(fence) = record.fence(sequence) {
             self.reader.switch(fence.token(), &mut self.out);

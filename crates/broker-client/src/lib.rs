@@ -2,6 +2,7 @@
 //!
 //! Owns the connection, the streams and buckets as data, and the verbs on jobs: submit, follow, wait, look, cancel,
 //! store. Never knows a process, a GPU or a terminal.
+#![deny(missing_docs)]
 
 mod api;
 pub mod cancel;

@@ -31,7 +31,13 @@ const PAGE: usize = 1024;
 pub struct Outcomes {
     owner: Owner,
     table: Arc<Table>,
-    tasks: JoinSet<()>,
+    _tasks: JoinSet<()>,
+}
+
+impl Drop for Outcomes {
+    fn drop(&mut self) {
+        self.table.close();
+    }
 }
 
 impl Outcomes {
@@ -44,7 +50,7 @@ impl Outcomes {
         tasks.spawn(listen(records, Arc::clone(&table), format!("grange.on.state.{owner}.")));
         let check = Check { broker: broker.clone(), owner: owner.clone(), table: Arc::clone(&table) };
         tasks.spawn(check.run(disturbances));
-        Ok(Self { owner: owner.clone(), table, tasks })
+        Ok(Self { owner: owner.clone(), table, _tasks: tasks })
     }
 
     /// Registers at once, so call it before the job is submitted; the future ends with the job's terminal record.
@@ -64,10 +70,10 @@ impl Outcomes {
             let text = format!("job `{key}` is not of owner `{}`; open its own outcomes", self.owner);
             return Err(Error::invalid(text));
         }
-        if self.tasks.is_empty() {
+        let mut waiting = self.table.lock();
+        if waiting.closed {
             return Err(Error::closed());
         }
-        let mut waiting = self.table.lock();
         if waiting.jobs.len() >= MAX_WAITING {
             let text = format!("{MAX_WAITING} jobs are waited for; let some end before `{key}`");
             return Err(Error::new(ErrorKind::TooLarge, text));
@@ -95,6 +101,8 @@ struct Waiting {
     next_ticket: u64,
     /// Records that came, of whatever job.
     heard: u64,
+    /// Nobody gets an answer any more.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -109,6 +117,12 @@ impl Table {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // The table is whole whenever the lock is free, even if its holder panicked.
         self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        waiting.jobs.clear();
     }
 
     /// Takes a record that came for `job`, if it is an end.
@@ -147,8 +161,7 @@ async fn listen(mut records: Subscriber, table: Arc<Table>, prefix: String) {
             table.take(job, message.payload);
         }
     }
-    // The connection is closed: nobody gets an answer any more.
-    table.lock().jobs.clear();
+    table.close();
 }
 
 /// Whether a record's text is of a terminal state, by its beginning: `v` and `state` come first.

@@ -147,6 +147,11 @@ impl Reader {
         out.push_back(Update::Attempt { token });
     }
 
+    /// Whether the message is of a newer attempt than any before.
+    pub(super) fn is_news(&self, event: &Event) -> bool {
+        self.token.is_none_or(|now| order(now) < order(event.token))
+    }
+
     /// Takes one message into account.
     pub(super) fn take(&mut self, event: &Event, out: &mut VecDeque<Update>) -> Result<Taken, Error> {
         self.switch(event.token, out);
@@ -157,17 +162,16 @@ impl Reader {
             self.announced = self.announced.max(event.sequence);
             return Ok(Taken::Gap);
         }
-        match event.kind {
-            Some(EventKind::Chunk) => {
-                if self.take_chunks(event, out)? == Taken::Gap {
-                    return Ok(Taken::Gap);
-                }
-            }
+        let taken = match event.kind {
+            Some(EventKind::Chunk) => self.take_chunks(event, out)?,
             Some(kind) => told(kind, event, out)?,
-            None => {}
+            // A kind from the future: in, but not understood.
+            None => Taken::Done,
+        };
+        if taken == Taken::Done {
+            self.last = event.sequence;
         }
-        self.last = event.sequence;
-        Ok(Taken::Done)
+        Ok(taken)
     }
 
     fn take_chunks(&mut self, event: &Event, out: &mut VecDeque<Update>) -> Result<Taken, Error> {
@@ -251,7 +255,7 @@ fn continue_at(next: &mut u64, event: &Event) -> Result<bool, ChunkError> {
 }
 
 /// Passes on what is not a chunk.
-fn told(kind: EventKind, event: &Event, out: &mut VecDeque<Update>) -> Result<(), Error> {
+fn told(kind: EventKind, event: &Event, out: &mut VecDeque<Update>) -> Result<Taken, Error> {
     let (token, sequence) = (event.token, event.sequence);
     match kind {
         EventKind::Chunk => {}
@@ -270,7 +274,7 @@ fn told(kind: EventKind, event: &Event, out: &mut VecDeque<Update>) -> Result<()
             }
         }
     }
-    Ok(())
+    Ok(Taken::Done)
 }
 
 fn lines(body: &[u8], event: &Event, out: &mut VecDeque<Update>, first: u64) -> Result<(), Error> {

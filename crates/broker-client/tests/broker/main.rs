@@ -1,0 +1,13 @@
+//! The client library against a real nats-server, one server per test.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
+
+mod cancel;
+mod connect;
+mod farm;
+mod follow;
+mod ledger;
+mod objects;
+mod outcomes;
+mod query;
+mod submit;
+mod topology;
