@@ -129,7 +129,7 @@ impl Dispatcher {
             Input::WorkerReady { worker } => self.worker_ready(worker),
             Input::WorkerFailed { worker, failure } => self.worker_failed(worker, &failure, now, out),
             Input::WorkerExited { worker } => self.worker_exited(worker, out),
-            Input::RunEnded { job, end } => self.run_ended(&job, end, out),
+            Input::RunEnded { job, end } => self.run_ended(&job, end, now, out),
             Input::Settled { job } => self.settled(&job),
             Input::CancelRequested { job } => self.stop(&job, StopCause::Cancelled, now, out),
             Input::Lost { job } => self.stop(&job, StopCause::Lost, now, out),

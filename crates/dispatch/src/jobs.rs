@@ -44,7 +44,15 @@ pub(crate) struct Job {
     pub(crate) plugin: PluginName,
     pub(crate) phase: Phase,
     pub(crate) limits: JobLimits,
-    /// When the run has taken too long.
+    /// When the run has taken too long; set when it begins.
     pub(crate) deadline: Option<Time>,
     pub(crate) stop: Option<Stop>,
+}
+
+impl Job {
+    /// It runs from now on: its time starts.
+    pub(crate) fn begin(&mut self, plugin_timeout_ms: Option<u64>, now: Time) {
+        let timeout = self.limits.timeout_ms.or(plugin_timeout_ms);
+        self.deadline = timeout.map(|timeout| now.saturating_add(timeout));
+    }
 }

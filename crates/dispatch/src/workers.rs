@@ -77,10 +77,12 @@ impl Workers {
             .map(|(id, _)| id)
     }
 
-    /// Takes an ended run off its worker.
-    pub(crate) fn take_back(&mut self, id: WorkerId, job: &JobKey) {
-        if let Some(worker) = self.table.get_mut(&id) {
-            worker.given.retain(|given| given != job);
-        }
+    /// Takes an ended run off its worker. Returns the job behind it that begins now.
+    pub(crate) fn take_back(&mut self, id: WorkerId, job: &JobKey) -> Option<JobKey> {
+        let worker = self.table.get_mut(&id)?;
+        let place = worker.given.iter().position(|given| given == job)?;
+        worker.given.remove(place);
+        let last = (worker.concurrency as usize).checked_sub(1)?;
+        worker.given.get(last).filter(|_| place <= last).cloned()
     }
 }

@@ -32,13 +32,25 @@ impl Dispatcher {
         Touched::Freed(worker.plugin)
     }
 
-    pub(super) fn run_ended(&mut self, key: &JobKey, end: RunEnd, out: &mut Vec<Action>) -> Touched {
+    pub(super) fn run_ended(
+        &mut self,
+        key: &JobKey,
+        end: RunEnd,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) -> Touched {
         let Some(job) = self.jobs.get(key) else { return Touched::Nobody };
         let Phase::Given(worker) = job.phase else { return Touched::Nobody };
         let (plugin, cause) = (job.plugin.clone(), job.stop.map(|stop| stop.cause));
-        self.workers.take_back(worker, key);
+        let next = self.workers.take_back(worker, key);
         if let Some(known) = self.plugins.get_mut(&plugin) {
-            known.ran(end.run_ms);
+            if let Some(job) = next.and_then(|next| self.jobs.get_mut(&next)) {
+                job.begin(known.spec.timeout_ms, now);
+            }
+            // A run that was cut short says nothing of how long runs take.
+            if !end.cancelled {
+                known.ran(end.run_ms);
+            }
         }
         match cause {
             Some(StopCause::Lost) => {

@@ -16,11 +16,12 @@ impl Dispatcher {
         while let Some(key) = plugin.waiting.front() {
             let free = self.workers.least_loaded(name, concurrency);
             let Some(id) = free.or_else(|| self.workers.least_loaded(name, slots)) else { break };
-            let timeout = plugin.spec.timeout_ms;
             if let (Some(worker), Some(job)) = (self.workers.get_mut(id), self.jobs.get_mut(key)) {
                 worker.given.push(key.clone());
                 job.phase = Phase::Given(id);
-                job.deadline = job.limits.timeout_ms.or(timeout).map(|timeout| now.saturating_add(timeout));
+                if (worker.given.len() as u64) <= u64::from(worker.concurrency) {
+                    job.begin(plugin.spec.timeout_ms, now);
+                }
                 out.push(Action::Run { worker: id, job: key.clone() });
             }
             plugin.waiting.pop_front();

@@ -1,0 +1,267 @@
+//! The important single cases, as conversations: what is told to the dispatcher, and what it answers.
+
+#[cfg(test)]
+#[path = "scripts/found.rs"]
+mod found;
+#[cfg(test)]
+#[path = "scripts/stops.rs"]
+mod stops;
+#[cfg(test)]
+#[path = "scripts/talk.rs"]
+mod talk;
+
+use grange_dispatch::Input;
+use talk::{Talk, spec};
+
+#[test]
+fn a_job_from_its_bell_to_its_end() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("a"), &["claim a"]);
+    t.says(Talk::claimed("a"), &["spawn w1"]);
+    t.says(Talk::ready(1), &["run a on w1"]);
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "pull default/normal 1"]);
+    t.says(Talk::settled("a"), &[]);
+    t.says(Talk::delivered("b"), &["claim b"]);
+    t.says(Talk::claimed("b"), &["run b on w1"]);
+}
+
+#[test]
+fn a_new_plugin_is_listened_for_then_swept_from_the_top() {
+    let mut t = Talk::new();
+    let first = ["listen default/ocr any/ocr", "pull any/urgent 4"];
+    t.says(Talk::plugin_ready(spec(2, 2)), &first);
+    for (lane, next) in [
+        ("any/urgent", "pull default/urgent 4"),
+        ("default/urgent", "pull any/high 4"),
+        ("any/high", "pull default/high 4"),
+        ("default/high", "pull any/normal 4"),
+        ("any/normal", "pull default/normal 4"),
+        ("default/normal", "pull any/low 4"),
+        ("any/low", "pull default/low 4"),
+    ] {
+        t.says(Talk::pull_ended(lane), &[next]);
+    }
+    t.says(Talk::pull_ended("default/low"), &[]);
+}
+
+#[test]
+fn a_bell_without_room_is_answered_when_there_is_room() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    t.says(Talk::bell("low"), &[]);
+    t.says(Talk::bell("high"), &[]);
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "pull default/high 1 wait"]);
+    t.says(Talk::pull_ended("default/high"), &["pull default/normal 1"]);
+    t.says(Talk::pull_ended("default/normal"), &["pull default/low 1 wait"]);
+}
+
+#[test]
+fn a_bell_during_a_pull_is_answered_after_it() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal"), &[]);
+    t.says(Talk::bell("high"), &[]);
+    t.says(Talk::pull_ended("default/normal"), &["pull default/high 1 wait"]);
+    t.says(Talk::pull_ended("default/high"), &["pull default/normal 1 wait"]);
+    t.says(Talk::pull_ended("default/normal"), &[]);
+}
+
+#[test]
+fn several_bells_are_one_pull_as_large_as_the_room() {
+    let mut t = Talk::swept(spec(2, 1));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("low"), &[]);
+    t.says(Talk::bell("low"), &[]);
+    t.says(Talk::bell("low"), &[]);
+    t.says(Talk::pull_ended("default/normal"), &["pull default/low 2 wait"]);
+    t.says(Talk::pull_ended("default/low"), &["pull default/low 1 wait"]);
+}
+
+#[test]
+fn an_empty_lane_rests_250_ms_from_freed_slots_and_2_s_from_all_else() {
+    let mut t = Talk::swept(spec(2, 1));
+    t.running("a");
+    t.running("b");
+    t.now = 249;
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "pull default/normal 1"]);
+    t.says(Talk::pull_ended("default/normal"), &[]);
+    t.now = 250;
+    t.says(Talk::ended("b", 50.0), &["conclude b: reported", "pull any/urgent 2"]);
+    t.says(Talk::pull_ended("any/urgent"), &[]);
+    t.now = 1_999;
+    t.says(Input::Tick, &[]);
+    t.now = 2_000;
+    t.says(Input::Tick, &["pull default/urgent 2"]);
+}
+
+#[test]
+fn another_lane_is_not_asked_for_more_than_can_start() {
+    let mut t = Talk::swept(spec(2, 2));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("a"), &["claim a", "pull default/normal 3"]);
+    t.says(Talk::pull_ended("default/normal"), &[]);
+    t.now = 2_000;
+    t.says(Input::Tick, &["pull any/urgent 3"]);
+    t.says(Talk::not_claimed("a"), &[]);
+    t.says(Talk::pull_ended("any/urgent"), &["pull default/urgent 4"]);
+}
+
+#[test]
+fn something_that_is_no_ticket_makes_room_for_the_next() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal"), &[]);
+    t.says(Talk::unusable("default/normal"), &["pull default/normal 1 wait"]);
+}
+
+#[test]
+fn a_reconnect_forgets_pulls_and_looks_everywhere() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Input::Reconnected, &["pull any/urgent 1"]);
+    t.says(Talk::pull_ended("any/urgent"), &["pull default/urgent 1"]);
+}
+
+#[test]
+fn a_worker_that_does_not_come_up_fails_what_waits_and_rests_twice_as_long_each_time() {
+    let mut t = Talk::swept(spec(1, 1));
+    let (mut worker, mut at) = (0, 0);
+    for pause in [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000] {
+        worker += 1;
+        t.now = at;
+        t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+        t.says(Talk::delivered("a"), &["claim a"]);
+        t.says(Talk::claimed("a"), &[&format!("spawn w{worker}")]);
+        t.says(Talk::failed(worker), &["conclude a: failed, no module named `ocr`"]);
+        t.says(Talk::settled("a"), &[]);
+        t.now = at + pause - 1;
+        t.says(Talk::bell("high"), &[]);
+        at += pause;
+        t.now = at;
+        let said = t.hears(Input::Tick);
+        assert!(said[0].starts_with("pull "), "{said:?}");
+        t.sweep(said);
+    }
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("a"), &["claim a"]);
+    t.says(Talk::claimed("a"), &["spawn w9"]);
+    t.says(Talk::ready(9), &["run a on w9"]);
+    t.says(Talk::exited(9), &["conclude a: retry, WorkerCrashed", "pull default/normal 1"]);
+    t.says(Talk::delivered("b"), &["claim b"]);
+    t.says(Talk::claimed("b"), &["spawn w10"]);
+    t.says(Talk::failed(10), &["conclude b: failed, no module named `ocr`"]);
+    t.now += 1_000;
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+}
+
+#[test]
+fn a_failed_start_beside_another_worker_fails_nothing() {
+    let mut t = Talk::swept(spec(1, 2));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("a"), &["claim a", "pull default/normal 1"]);
+    t.says(Talk::delivered("b"), &["claim b"]);
+    t.says(Talk::claimed("a"), &["spawn w1"]);
+    t.says(Talk::claimed("b"), &["spawn w2"]);
+    t.says(Talk::failed(1), &[]);
+    t.now = 1_000;
+    t.says(Input::Tick, &["spawn w3"]);
+    t.says(Talk::ready(2), &["run a on w2"]);
+    t.says(Talk::failed(3), &[]);
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "run b on w2"]);
+}
+
+#[test]
+fn a_crash_retries_what_ran_and_hands_back_what_was_behind() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.learn_short();
+    t.running("a");
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("b"), &["claim b ahead", "pull default/normal 3"]);
+    t.says(Talk::claimed("b"), &["run b on w1"]);
+    t.says(Talk::exited(1), &["conclude a: retry, WorkerCrashed", "conclude b: retry, NotStarted"]);
+    t.says(Talk::exited(1), &[]);
+    t.says(Talk::ended("a", 1.0), &[]);
+}
+
+#[test]
+fn a_crash_leaves_what_waits_to_the_next_worker() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    t.says(Input::Reconnected, &[]);
+    t.says(Talk::delivered("b"), &["claim b"]);
+    t.says(Talk::claimed("b"), &[]);
+    t.says(Talk::exited(1), &["conclude a: retry, WorkerCrashed", "spawn w2"]);
+    t.says(Talk::ready(2), &["run b on w2"]);
+}
+
+#[test]
+fn short_runs_are_held_ahead_as_many_as_start_in_4_ms() {
+    let mut t = Talk::swept(spec(2, 1));
+    t.running("a");
+    t.says(Talk::ended("a", 1.5), &["conclude a: reported"]);
+    t.says(Talk::settled("a"), &[]);
+    t.says(Input::Reconnected, &["pull any/urgent 6"]);
+    for (job, says) in [("b", "claim b"), ("c", "claim c"), ("d", "claim d ahead")] {
+        t.says(Talk::delivered_from("any/urgent", job), &[says]);
+        t.says(Talk::claimed(job), &[&format!("run {job} on w1")]);
+    }
+    t.says(Talk::ended("b", 11.5), &["conclude b: reported"]); // 1.5 + (11.5 - 1.5) / 5 = 3.5
+    assert_eq!((t.view().workers, t.view().running, t.view().slots), (1, 2, 2));
+    t.says(Talk::ended("c", 23.5), &["conclude c: reported"]); // 7.5: no longer short
+    t.says(Talk::pull_ended("any/urgent"), &["pull default/urgent 1"]);
+}
+
+#[test]
+fn free_workers_are_filled_before_anything_is_held_ahead() {
+    let mut t = Talk::swept(spec(1, 2));
+    t.running("a");
+    t.running("b");
+    t.says(Talk::ended("a", 1.0), &["conclude a: reported", "pull default/normal 9"]);
+    t.says(Input::Reconnected, &["pull any/urgent 9"]);
+    t.says(Talk::delivered_from("any/urgent", "c"), &["claim c"]);
+    t.says(Talk::claimed("c"), &["run c on w1"]);
+    t.says(Talk::delivered_from("any/urgent", "d"), &["claim d ahead"]);
+    t.says(Talk::claimed("d"), &["run d on w1"]);
+    t.says(Talk::delivered_from("any/urgent", "e"), &["claim e ahead"]);
+    t.says(Talk::claimed("e"), &["run e on w2"]);
+}
+
+#[test]
+fn a_plugin_that_goes_hands_back_what_waits_and_lets_the_rest_finish() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    t.says(Input::Reconnected, &[]);
+    t.says(Talk::delivered("b"), &["claim b"]);
+    t.says(Talk::claimed("b"), &[]);
+    t.says(Talk::delivered("c"), &["claim c"]);
+    t.says(Talk::plugin_gone(), &["listen", "conclude b: retry, NotStarted"]);
+    t.says(Talk::claimed("c"), &["conclude c: retry, NotStarted"]);
+    t.says(Talk::delivered("d"), &["return d"]);
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported"]);
+    let again = ["listen default/ocr any/ocr", "pull any/urgent 1"];
+    t.says(Talk::plugin_ready(spec(1, 1)), &again);
+}
+
+#[test]
+fn with_1024_ends_under_way_nothing_is_pulled() {
+    let mut t = Talk::swept(spec(1_024, 2));
+    t.says(Input::Reconnected, &["pull any/urgent 1024"]);
+    for n in 0..1_023 {
+        let job = format!("j{n}");
+        t.hears(Talk::delivered_from("any/urgent", &job));
+        t.hears(Talk::cancel(&job));
+        t.hears(Talk::claimed(&job));
+    }
+    t.says(Talk::pull_ended("any/urgent"), &["pull default/urgent 1"]);
+    t.says(Talk::delivered_from("default/urgent", "last"), &["claim last", "pull default/urgent 1"]);
+    t.says(Talk::cancel("last"), &[]);
+    t.says(Talk::claimed("last"), &["conclude last: cancelled"]);
+    t.says(Talk::pull_ended("default/urgent"), &[]);
+    t.hears(Talk::delivered("stray"));
+    t.hears(Talk::cancel("stray"));
+    t.says(Talk::claimed("stray"), &["conclude stray: cancelled"]);
+    t.says(Input::Tick, &[]);
+    t.says(Talk::settled("last"), &[]);
+    t.says(Talk::settled("stray"), &["pull any/high 1"]);
+}

@@ -1,0 +1,193 @@
+//! How runs are stopped and how agents leave: cancel, timeout, loss, drain, stop.
+
+use super::talk::{Talk, spec};
+use grange_dispatch::{Input, JobLimits};
+
+#[test]
+fn a_cancelled_run_that_obeys_is_cancelled() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    t.says(Talk::cancel("a"), &["cancel a on w1"]);
+    t.says(Talk::cancel("a"), &[]);
+    t.says(Talk::obeyed("a"), &["conclude a: cancelled", "pull default/normal 1"]);
+    t.says(Talk::cancel("a"), &[]);
+    t.now = 1_000;
+    t.says(Input::Tick, &[]);
+}
+
+#[test]
+fn a_cancelled_run_that_ends_by_itself_is_reported() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    t.says(Talk::cancel("a"), &["cancel a on w1"]);
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "pull default/normal 1"]);
+}
+
+#[test]
+fn a_cancelled_run_that_goes_on_loses_its_worker_and_its_neighbour_is_handed_back() {
+    let mut t = Talk::swept(spec(2, 1));
+    t.running("a");
+    t.running("b");
+    t.now = 100;
+    t.says(Talk::cancel("a"), &["cancel a on w1"]);
+    t.now = 1_099;
+    t.says(Input::Tick, &[]);
+    t.now = 1_100;
+    t.says(Input::Tick, &["kill w1"]);
+    t.says(Input::Tick, &[]);
+    t.says(Talk::exited(1), &["conclude a: cancelled", "conclude b: retry, NotStarted", "pull any/urgent 2"]);
+}
+
+#[test]
+fn a_job_that_is_cancelled_before_it_runs_never_runs() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("a"), &["claim a"]);
+    t.says(Talk::cancel("a"), &[]);
+    t.says(Talk::claimed("a"), &["conclude a: cancelled", "pull default/normal 1"]);
+    t.says(Talk::settled("a"), &[]);
+    t.says(Talk::delivered("b"), &["claim b"]);
+    t.says(Talk::claimed("b"), &["spawn w1"]);
+    t.says(Talk::cancel("b"), &["conclude b: cancelled", "pull default/normal 1"]);
+    t.says(Talk::ready(1), &[]);
+}
+
+#[test]
+fn the_jobs_own_grace_counts() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Input::Reconnected, &["pull any/urgent 1"]);
+    let limits = JobLimits { timeout_ms: None, cancel_grace_ms: Some(20) };
+    t.says(Talk::delivered_with("any/urgent", "a", limits), &["claim a"]);
+    t.says(Talk::claimed("a"), &["spawn w1"]);
+    t.says(Talk::ready(1), &["run a on w1"]);
+    t.says(Talk::cancel("a"), &["cancel a on w1"]);
+    t.now = 20;
+    t.says(Input::Tick, &["kill w1"]);
+}
+
+#[test]
+fn a_run_over_its_time_is_asked_to_stop_then_killed() {
+    let mut t = Talk::swept(grange_dispatch::PluginSpec { timeout_ms: Some(1_500), ..spec(1, 1) });
+    t.running("a");
+    t.now = 1_499;
+    t.says(Input::Tick, &[]);
+    t.now = 1_500;
+    t.says(Input::Tick, &["cancel a on w1"]);
+    t.says(Talk::cancel("a"), &[]);
+    t.now = 2_500;
+    t.says(Input::Tick, &["kill w1"]);
+    let over = "conclude a: failed, the run took longer than its limit of 1.5 s";
+    t.says(Talk::exited(1), &[over, "pull any/urgent 1"]); // found empty more than 250 ms ago
+}
+
+#[test]
+fn the_jobs_own_timeout_counts() {
+    let mut t = Talk::swept(grange_dispatch::PluginSpec { timeout_ms: Some(10), ..spec(1, 1) });
+    t.says(Input::Reconnected, &["pull any/urgent 1"]);
+    let limits = JobLimits { timeout_ms: Some(3_000), cancel_grace_ms: None };
+    t.says(Talk::delivered_with("any/urgent", "a", limits), &["claim a"]);
+    t.says(Talk::claimed("a"), &["spawn w1"]);
+    t.now = 2_000;
+    t.says(Talk::ready(1), &["run a on w1"]);
+    t.now = 4_999;
+    t.says(Input::Tick, &[]);
+    t.now = 5_000;
+    t.says(Input::Tick, &["cancel a on w1"]);
+    let over = "conclude a: failed, the run took longer than its limit of 3 s";
+    t.says(Talk::obeyed("a"), &[over, "pull any/urgent 1"]);
+}
+
+#[test]
+fn a_lost_job_is_stopped_and_forgotten() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    t.says(Talk::lost("a"), &["cancel a on w1"]);
+    t.says(Talk::ended("a", 50.0), &["forget a", "pull default/normal 1"]);
+    t.says(Talk::settled("a"), &[]);
+    t.says(Talk::delivered("b"), &["claim b"]);
+    t.says(Talk::claimed("b"), &["run b on w1"]);
+    t.says(Talk::cancel("b"), &["cancel b on w1"]);
+    t.says(Talk::lost("b"), &[]);
+    t.says(Talk::exited(1), &["forget b", "pull default/normal 1"]);
+}
+
+#[test]
+fn a_job_that_is_lost_before_it_runs_is_forgotten() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("a"), &["claim a"]);
+    t.says(Talk::lost("a"), &[]);
+    t.says(Talk::claimed("a"), &["forget a", "pull default/normal 1"]);
+    t.says(Talk::delivered("b"), &["claim b"]);
+    t.says(Talk::claimed("b"), &["spawn w1"]);
+    t.says(Talk::lost("b"), &["forget b", "pull default/normal 1"]);
+}
+
+#[test]
+fn a_drain_finishes_what_runs_and_hands_back_the_rest() {
+    let mut t = Talk::swept(spec(1, 3));
+    t.running("a");
+    t.says(Input::Reconnected, &["pull any/urgent 2"]);
+    t.says(Talk::delivered_from("any/urgent", "b"), &["claim b"]);
+    t.says(Talk::delivered_from("any/urgent", "c"), &["claim c"]);
+    t.says(Talk::claimed("b"), &["spawn w2"]);
+    let listens_to_nothing = ["listen", "conclude b: retry, NotStarted", "kill w2"];
+    t.says(Input::DrainRequested, &listens_to_nothing);
+    t.says(Talk::claimed("c"), &["conclude c: retry, NotStarted"]);
+    t.says(Talk::delivered_from("any/urgent", "d"), &["return d"]);
+    t.says(Talk::bell("normal"), &[]);
+    t.says(Talk::settled("b"), &[]);
+    t.says(Talk::settled("c"), &[]);
+    t.says(Talk::exited(2), &[]);
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "stop w1"]);
+    t.says(Talk::exited(1), &[]);
+    t.says(Talk::settled("a"), &["exit"]);
+    t.says(Input::DrainRequested, &[]);
+    t.says(Input::StopRequested, &[]);
+    t.says(Input::Tick, &[]);
+}
+
+#[test]
+fn a_drain_waits_for_its_pull() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Input::DrainRequested, &["listen"]);
+    t.says(Talk::pull_ended("default/normal"), &["exit"]);
+}
+
+#[test]
+fn a_stop_hands_back_what_runs_and_kills_what_does_not_end() {
+    let mut t = Talk::swept(spec(1, 3));
+    t.running("a");
+    t.running("b");
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("c"), &["claim c"]);
+    t.says(Talk::claimed("c"), &["spawn w3"]);
+    t.says(Input::DrainRequested, &["listen", "conclude c: retry, NotStarted", "kill w3"]);
+    t.says(Input::StopRequested, &["cancel a on w1", "cancel b on w2"]);
+    t.says(Input::StopRequested, &[]);
+    t.says(Talk::obeyed("a"), &["conclude a: retry, NotStarted", "stop w1"]);
+    t.now = 1_000;
+    t.says(Input::Tick, &["kill w2"]);
+    t.says(Talk::failed(3), &[]);
+    t.says(Talk::exited(1), &[]);
+    t.says(Talk::exited(2), &["conclude b: retry, NotStarted"]);
+    for job in ["a", "b"] {
+        t.says(Talk::settled(job), &[]);
+    }
+    t.says(Talk::settled("c"), &["exit"]);
+}
+
+#[test]
+fn a_run_that_ends_well_in_a_stop_is_reported() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    t.says(Input::StopRequested, &["listen", "cancel a on w1"]);
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "stop w1"]);
+}
+
+#[test]
+fn an_agent_without_work_exits_at_once() {
+    let mut t = Talk::new();
+    t.says(Input::StopRequested, &["listen", "exit"]);
+}
