@@ -35,7 +35,6 @@ pub(crate) struct Stop {
     pub(crate) cause: StopCause,
     /// When patience ends and the worker is killed.
     pub(crate) kill_at: Time,
-    pub(crate) killed: bool,
 }
 
 /// One job in hand.

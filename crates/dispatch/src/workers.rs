@@ -64,6 +64,11 @@ impl Workers {
             .map(|(id, w)| (*id, w))
     }
 
+    /// Workers of a plugin, those included that are told to end: they have their place until they are gone.
+    pub(crate) fn count(&self, plugin: &PluginName) -> u32 {
+        u32::try_from(self.table.values().filter(|w| w.plugin == *plugin).count()).unwrap_or(u32::MAX)
+    }
+
     /// Every worker, for drains.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (WorkerId, &mut Worker)> {
         self.table.iter_mut().map(|(id, w)| (*id, w))

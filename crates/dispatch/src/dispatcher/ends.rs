@@ -89,7 +89,7 @@ impl Dispatcher {
         let plugin = job.plugin.clone();
         let spec_grace = self.plugins.get(&plugin).map_or(0, |p| p.spec.cancel_grace_ms);
         let grace = job.limits.cancel_grace_ms.unwrap_or(spec_grace);
-        let fresh = Stop { cause, kill_at: now + grace, killed: false };
+        let fresh = Stop { cause, kill_at: now.saturating_add(grace) };
         let first = job.stop.is_none();
         match job.stop.as_mut() {
             Some(stop) if cause == StopCause::Lost => stop.cause = cause,
@@ -135,13 +135,11 @@ impl Dispatcher {
         for key in &late {
             self.stop(key, StopCause::TimedOut, now, out);
         }
-        for job in self.jobs.values_mut() {
-            let (Some(worker), Some(stop)) = (given(job), job.stop.as_mut()) else { continue };
-            if stop.kill_at <= now && !stop.killed {
-                stop.killed = true;
-                if let Some(worker) = self.workers.get_mut(worker) {
-                    worker.stage = Stage::Ending;
-                }
+        for job in self.jobs.values() {
+            let (Some(worker), Some(stop)) = (given(job), job.stop) else { continue };
+            let entry = self.workers.get_mut(worker).filter(|entry| entry.stage != Stage::Ending);
+            if let Some(entry) = entry.filter(|_| stop.kill_at <= now) {
+                entry.stage = Stage::Ending;
                 out.push(Action::KillWorker { worker });
             }
         }

@@ -26,11 +26,9 @@ impl Dispatcher {
             }
             plugin.waiting.pop_front();
         }
-        let live = self.workers.live(name);
-        let (all, starting) =
-            live.fold((0u32, 0u32), |(n, s), (_, w)| (n + 1, s + u32::from(w.stage == Stage::Starting)));
+        let starting = self.workers.live(name).map(|(_, w)| u32::from(w.stage == Stage::Starting)).sum();
         let wanted = u32::try_from(plugin.waiting.len()).unwrap_or(u32::MAX).div_ceil(concurrency);
-        let allowed = plugin.spec.max_workers.saturating_sub(all);
+        let allowed = plugin.spec.max_workers.saturating_sub(self.workers.count(name));
         if now >= plugin.rest_until && !plugin.gone && self.mode == Mode::Working {
             for _ in 0..wanted.saturating_sub(starting).min(allowed) {
                 let worker = self.workers.start(name, concurrency);
@@ -46,7 +44,9 @@ impl Dispatcher {
             return;
         }
         let live = u32::try_from(self.workers.live(name).count()).unwrap_or(u32::MAX);
-        let workers = if now >= plugin.rest_until { plugin.spec.max_workers } else { live };
+        let ending = self.workers.count(name) - live;
+        let rests = now < plugin.rest_until;
+        let workers = if rests { live } else { plugin.spec.max_workers.saturating_sub(ending) };
         let slots = workers.saturating_mul(plugin.slots(&self.config));
         let free = slots.saturating_sub(plugin.held).min(SETTLING_MAX - self.settling);
         if let Some(pull) = self.lanes.next(name, free, now, patience) {

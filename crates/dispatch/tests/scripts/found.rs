@@ -4,6 +4,17 @@ use super::talk::{Talk, spec};
 use grange_dispatch::{Input, PluginSpec};
 
 #[test]
+fn two_runs_that_do_not_stop_kill_their_worker_once() {
+    let mut t = Talk::swept(spec(2, 1));
+    t.running("a");
+    t.running("b");
+    t.says(Talk::cancel("a"), &["cancel a on w1"]);
+    t.says(Talk::cancel("b"), &["cancel b on w1"]);
+    t.now = 1_000;
+    t.says(Input::Tick, &["kill w1"]);
+}
+
+#[test]
 fn a_run_behind_another_has_its_time_from_its_own_start() {
     let mut t = Talk::swept(PluginSpec { timeout_ms: Some(1_500), ..spec(1, 1) });
     t.learn_short();
@@ -19,6 +30,22 @@ fn a_run_behind_another_has_its_time_from_its_own_start() {
     t.says(Input::Tick, &[]);
     t.now = 3_100;
     t.says(Input::Tick, &["cancel b on w1"]);
+}
+
+#[test]
+fn a_killed_worker_has_its_place_until_it_is_gone() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    t.says(Talk::cancel("a"), &["cancel a on w1"]);
+    t.says(Talk::delivered("b"), &["claim b"]);
+    t.says(Talk::claimed("b"), &[]);
+    t.now = 1_000;
+    t.says(Input::Tick, &["kill w1"]);
+    t.says(Talk::obeyed("a"), &["conclude a: cancelled"]);
+    t.says(Talk::cancel("b"), &["conclude b: cancelled"]);
+    t.says(Talk::exited(1), &["pull any/urgent 1"]);
+    t.says(Talk::delivered_from("any/urgent", "c"), &["claim c"]);
+    t.says(Talk::claimed("c"), &["spawn w2"]);
 }
 
 #[test]
