@@ -5,7 +5,7 @@ use crate::vocabulary::Time;
 use grange_protocol::name::{Class, PluginName};
 use grange_protocol::subject::Lane;
 use grange_protocol::ticket::Priority;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of a lane.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,9 +18,10 @@ struct Knowledge {
     empty_since: Option<Time>,
 }
 
-/// The lanes of the plugins that can run here.
+/// The lanes of the plugins that can run here, or could once: what they asked for may still come.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
+    open: BTreeSet<PluginName>,
     known: BTreeMap<PluginName, BTreeMap<Lane, Knowledge>>,
 }
 
@@ -35,20 +36,22 @@ pub(crate) struct Pull {
 impl Lanes {
     /// Takes a plugin's lanes in. False: they are there.
     pub(crate) fn open(&mut self, plugin: &PluginName) -> bool {
-        if self.known.contains_key(plugin) {
+        if !self.open.insert(plugin.clone()) {
             return false;
         }
-        let classes = || [Class::plugin_default(), Class::any()];
-        let lanes = Priority::ALL.into_iter().flat_map(|priority| {
-            classes().map(|class| (Lane { priority, plugin: plugin.clone(), class }, Knowledge::default()))
-        });
-        self.known.insert(plugin.clone(), lanes.collect());
+        let lanes = self.known.entry(plugin.clone()).or_default();
+        for priority in Priority::ALL {
+            for class in [Class::plugin_default(), Class::any()] {
+                let known = lanes.entry(Lane { priority, plugin: plugin.clone(), class }).or_default();
+                *known = Knowledge { asked: known.asked, ..Knowledge::default() };
+            }
+        }
         true
     }
 
-    /// Forgets a plugin's lanes. What was asked for may still come.
+    /// A plugin's lanes are asked no more. False: they were not.
     pub(crate) fn close(&mut self, plugin: &PluginName) -> bool {
-        self.known.remove(plugin).is_some()
+        self.open.remove(plugin)
     }
 
     /// The (class, plugin) pairs whose bells are heard.
@@ -56,7 +59,7 @@ impl Lanes {
         let pairs = |plugin: &PluginName| {
             [Class::plugin_default(), Class::any()].map(|class| (class, plugin.clone()))
         };
-        self.known.keys().flat_map(pairs).collect()
+        self.open.iter().flat_map(pairs).collect()
     }
 
     /// A bell rang.
@@ -74,9 +77,9 @@ impl Lanes {
         }
     }
 
-    /// A pull brought all that is there.
+    /// A pull brought all that is there. One that nobody waits for any more says nothing.
     pub(crate) fn ended(&mut self, lane: &Lane, now: Time) {
-        if let Some(known) = self.lane(lane) {
+        if let Some(known) = self.lane(lane).filter(|known| known.asked > 0) {
             known.asked = 0;
             if known.rung == 0 {
                 known.empty_since = Some(now);

@@ -4,6 +4,24 @@ use super::talk::{Talk, spec};
 use grange_dispatch::{Input, PluginSpec};
 
 #[test]
+fn a_plugin_that_comes_back_waits_for_the_pull_that_is_out() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::plugin_gone(), &["listen"]);
+    t.says(Talk::plugin_ready(spec(1, 1)), &["listen default/ocr any/ocr"]);
+    t.says(Talk::pull_ended("default/normal"), &["pull any/urgent 1"]);
+}
+
+#[test]
+fn a_drain_waits_for_the_pull_of_a_plugin_that_went() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::plugin_gone(), &["listen"]);
+    t.says(Input::DrainRequested, &["listen"]);
+    t.says(Talk::delivered("a"), &["return a", "exit"]);
+}
+
+#[test]
 fn two_runs_that_do_not_stop_kill_their_worker_once() {
     let mut t = Talk::swept(spec(2, 1));
     t.running("a");
@@ -54,4 +72,21 @@ fn a_cancelled_run_says_nothing_of_how_long_runs_take() {
     t.running("a");
     t.says(Talk::cancel("a"), &["cancel a on w1"]);
     t.says(Talk::obeyed("a"), &["conclude a: cancelled", "pull default/normal 1"]);
+}
+
+#[test]
+fn a_late_end_of_a_pull_says_nothing_of_its_lane() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Input::Reconnected, &["pull any/urgent 1"]);
+    t.says(Talk::pull_ended("default/normal"), &[]);
+    for (lane, next) in [
+        ("any/urgent", "pull default/urgent 1"),
+        ("default/urgent", "pull any/high 1"),
+        ("any/high", "pull default/high 1"),
+        ("default/high", "pull any/normal 1"),
+        ("any/normal", "pull default/normal 1"),
+    ] {
+        t.says(Talk::pull_ended(lane), &[next]);
+    }
 }
