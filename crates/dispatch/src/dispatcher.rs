@@ -157,14 +157,14 @@ impl Dispatcher {
             }
         }
         if self.lanes.open(&plugin) {
-            out.push(Action::Listen(self.lanes.bells()));
+            self.listen(out);
         }
         Touched::One(plugin)
     }
 
     fn plugin_gone(&mut self, plugin: PluginName, out: &mut Vec<Action>) -> Touched {
         if self.lanes.close(&plugin) {
-            out.push(Action::Listen(self.lanes.bells()));
+            self.listen(out);
         }
         if let Some(known) = self.plugins.get_mut(&plugin) {
             known.gone = true;
@@ -173,6 +173,13 @@ impl Dispatcher {
             }
         }
         Touched::One(plugin)
+    }
+
+    /// Hears the bells of the plugins that can run here, unless it drains.
+    fn listen(&self, out: &mut Vec<Action>) {
+        if self.mode == Mode::Working {
+            out.push(Action::Listen(self.lanes.bells()));
+        }
     }
 
     fn delivered(&mut self, lane: &Lane, job: JobKey, limits: JobLimits, out: &mut Vec<Action>) -> Touched {

@@ -22,6 +22,15 @@ fn a_drain_waits_for_the_pull_of_a_plugin_that_went() {
 }
 
 #[test]
+fn a_drain_hears_no_bells_again() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    t.says(Input::DrainRequested, &["listen"]);
+    t.says(Talk::plugin_gone(), &[]);
+    t.says(Talk::plugin_ready(spec(1, 1)), &[]);
+}
+
+#[test]
 fn two_runs_that_do_not_stop_kill_their_worker_once() {
     let mut t = Talk::swept(spec(2, 1));
     t.running("a");
