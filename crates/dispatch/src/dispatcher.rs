@@ -122,10 +122,7 @@ impl Dispatcher {
                 Touched::Everybody
             }
             Input::Claimed { job } => self.claimed(&job, out),
-            Input::NotClaimed { job } => match self.jobs.remove(&job) {
-                Some(gone) => self.freed(&gone),
-                None => Touched::Nobody,
-            },
+            Input::NotClaimed { job } => self.not_claimed(&job),
             Input::WorkerReady { worker } => self.worker_ready(worker),
             Input::WorkerFailed { worker, failure } => self.worker_failed(worker, &failure, now, out),
             Input::WorkerExited { worker } => self.worker_exited(worker, out),
@@ -232,6 +229,13 @@ impl Dispatcher {
         Touched::One(plugin)
     }
 
+    fn not_claimed(&mut self, key: &JobKey) -> Touched {
+        if self.jobs.get(key).is_none_or(|job| job.phase != Phase::Claiming) {
+            return Touched::Nobody;
+        }
+        self.jobs.remove(key).map_or(Touched::Nobody, |job| self.freed(&job))
+    }
+
     fn worker_ready(&mut self, id: WorkerId) -> Touched {
         let Some(worker) = self.workers.get_mut(id).filter(|w| w.stage == Stage::Starting) else {
             return Touched::Nobody;
@@ -251,15 +255,16 @@ impl Dispatcher {
         now: Time,
         out: &mut Vec<Action>,
     ) -> Touched {
+        if self.workers.get_mut(id).is_some_and(|worker| worker.stage != Stage::Starting) {
+            return self.worker_exited(id, out);
+        }
         let Some(worker) = self.workers.remove(id) else { return Touched::Nobody };
         let alone = self.workers.live(&worker.plugin).next().is_none();
         let Some(known) = self.plugins.get_mut(&worker.plugin) else { return Touched::Nobody };
-        if worker.stage == Stage::Starting {
-            known.start_failed(now, &self.config);
-            if alone {
-                for job in std::mem::take(&mut known.waiting) {
-                    self.conclude(&job, Conclusion::Failed(Box::new(failure.clone())), out);
-                }
+        known.start_failed(now, &self.config);
+        if alone {
+            for job in std::mem::take(&mut known.waiting) {
+                self.conclude(&job, Conclusion::Failed(Box::new(failure.clone())), out);
             }
         }
         Touched::One(worker.plugin)
@@ -294,10 +299,8 @@ impl Dispatcher {
     }
 
     fn freed(&mut self, job: &Job) -> Touched {
-        match (job.phase, self.plugins.get_mut(&job.plugin)) {
-            (Phase::Settling, _) => self.settling -= 1,
-            (_, Some(plugin)) => plugin.held -= 1,
-            (_, None) => {}
+        if let Some(plugin) = self.plugins.get_mut(&job.plugin) {
+            plugin.held -= 1;
         }
         Touched::Freed(job.plugin.clone())
     }

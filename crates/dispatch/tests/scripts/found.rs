@@ -76,6 +76,16 @@ fn a_killed_worker_has_its_place_until_it_is_gone() {
 }
 
 #[test]
+fn a_late_word_about_a_claim_leaves_the_run_alone() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    t.says(Talk::not_claimed("a"), &[]);
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "pull default/normal 1"]);
+    t.says(Talk::not_claimed("a"), &[]);
+    assert_eq!(t.view().running, 0);
+}
+
+#[test]
 fn a_cancelled_run_says_nothing_of_how_long_runs_take() {
     let mut t = Talk::swept(spec(1, 1));
     t.running("a");
@@ -98,4 +108,11 @@ fn a_late_end_of_a_pull_says_nothing_of_its_lane() {
     ] {
         t.says(Talk::pull_ended(lane), &[next]);
     }
+}
+
+#[test]
+fn a_worker_that_was_up_and_failed_crashed() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    t.says(Talk::failed(1), &["conclude a: retry, WorkerCrashed", "pull default/normal 1"]);
 }
