@@ -1,6 +1,6 @@
 //! An agent as a real process.
 
-use crate::farm::binary;
+use crate::farm::{binary, death_shim};
 use crate::processes::{descendants, is_alive, rss_bytes, signal};
 use rustix::process::Signal;
 use std::fs::File;
@@ -35,7 +35,10 @@ impl AgentPlan {
         std::fs::write(&config, &self.config).expect("a configuration");
         let log =
             File::options().create(true).append(true).open(self.state.join("agent.log")).expect("a log");
-        let mut command = Command::new(binary("grange-agent"));
+        let mut words = death_shim();
+        words.push(binary("grange-agent").into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.args(["--config"]).arg(&config).args(["--name", &self.name, "--broker", &self.broker]);
         command.args(["--objects", &self.objects]).arg("--state").arg(&self.state);
         for folder in &self.plugins {

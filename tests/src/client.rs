@@ -5,6 +5,7 @@ use grange_broker_client::connect::Broker;
 use grange_broker_client::ledger::Ledger;
 use grange_broker_client::query;
 use grange_broker_client::submit::{Submission, submit};
+use grange_protocol::failure::Failure;
 use grange_protocol::json::Json;
 use grange_protocol::name::{Class, Owner, PluginName};
 use grange_protocol::ownership::Stored;
@@ -113,10 +114,12 @@ impl Client {
     }
 }
 
-/// The value that a job that succeeded returned.
+/// What a job that ended came to.
 pub trait Returned {
-    /// The result, inline.
+    /// The result of a job that succeeded, inline.
     fn value(&self) -> Value;
+    /// Why a job failed.
+    fn failure(&self) -> &Failure;
 }
 
 impl Returned for Record {
@@ -124,5 +127,11 @@ impl Returned for Record {
         let outcome = self.outcome.as_ref().expect("an ended job has an outcome");
         assert_eq!(self.state, State::Succeeded, "{:?}", outcome.failure);
         outcome.result.as_ref().map_or(Value::Null, Json::value)
+    }
+
+    fn failure(&self) -> &Failure {
+        let outcome = self.outcome.as_ref().expect("an ended job has an outcome");
+        assert_eq!(self.state, State::Failed, "{outcome:?}");
+        outcome.failure.as_ref().expect("a failed job has a failure")
     }
 }

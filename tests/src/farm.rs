@@ -7,6 +7,7 @@ use grange_broker_client::topology::{TopologyOptions, ensure};
 use grange_local_farm::nats::NatsServer;
 use grange_local_farm::options::{NatsOptions, SyncInterval};
 use grange_local_farm::tools;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -21,6 +22,16 @@ pub fn binary(name: &str) -> PathBuf {
     let folder = me.ancestors().find(|folder| folder.join(name).is_file());
     let folder = folder.unwrap_or_else(|| panic!("`{name}` is not built; run `cargo build --workspace`"));
     folder.join(name)
+}
+
+/// A plugin of the tests.
+pub fn plugin(name: &str) -> PathBuf {
+    repository().join("tests/plugins").join(name)
+}
+
+/// util-linux's, put before a program, so that a test run that is killed leaves nothing behind.
+pub(crate) fn death_shim() -> Vec<OsString> {
+    ["setpriv", "--pdeathsig", "KILL", "--"].map(Into::into).to_vec()
 }
 
 /// How a farm is to be.
@@ -56,11 +67,17 @@ impl Farm {
         let server = tools::nats_server(&repository().join(".tools"), &|_| {}).expect("nats-server");
         let mut nats = NatsOptions::new(server, folder.path().join("nats"));
         nats.sync = options.sync;
+        nats.death_shim = Some(death_shim());
         let nats = NatsServer::start(&nats).await.expect("the server comes up");
         let farm = Self { nats, folder };
         let broker = farm.broker().await;
         ensure(&broker, &TopologyOptions::default()).await.expect("the streams are made");
         farm
+    }
+
+    /// A path in the farm's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// A connection of its own.

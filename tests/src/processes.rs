@@ -34,6 +34,17 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
+/// Those of `pids` whose program has this name.
+pub fn named(pids: &[u32], name: &str) -> Vec<u32> {
+    let comm = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    pids.iter().copied().filter(|pid| comm(*pid).trim_end() == name).collect()
+}
+
+/// Those of `pids` that are still there.
+pub fn left(pids: &[u32]) -> Vec<u32> {
+    pids.iter().copied().filter(|pid| is_alive(*pid)).collect()
+}
+
 /// Resident memory, bytes.
 pub fn rss_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
