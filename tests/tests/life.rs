@@ -303,6 +303,49 @@ async fn a_ticket_that_comes_again_runs_once() {
 }
 
 #[tokio::test]
+async fn a_crashed_run_is_tried_again() {
+    let farm = Farm::start().await;
+    let agent = farm.agent("h1", &[plugin("crash")]).await;
+    let client = farm.client("alice").await;
+    for how in ["exit", "segv", "orphan"] {
+        let record = client.run("crash", &json!({"how": how, "times": 1})).await;
+        assert_eq!(record.value(), json!(2));
+        assert_eq!(record.tries.worker_crashes, 1);
+        let states = states(&record);
+        assert_eq!(
+            (states.len(), states[1], states[3]),
+            (4, State::Retrying, State::Succeeded),
+            "{states:?}"
+        );
+        let left = named(&agent.descendants(), "sleep");
+        assert!(left.is_empty(), "{left:?} outlived the worker that started them");
+    }
+    no_tickets(&client).await;
+    assert!(client.dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_job_that_crashes_its_worker_three_times_is_given_up_with_its_evidence() {
+    let farm = Farm::start().await;
+    let _agent = farm.agent("h1", &[plugin("crash"), plugin("gate")]).await;
+    let client = farm.client("alice").await;
+    let key = client.submit("crash", &json!({})).await;
+    let record = client.end(&key).await;
+    let why = record.failure();
+    assert_eq!((why.kind, why.exit_code, why.signal), (FailureKind::WorkerCrashed, Some(7), None), "{why:?}");
+    assert!(why.stderr.as_ref().unwrap().contains("the last words"), "{why:?}");
+    assert_eq!(record.attempt.as_ref().unwrap().number, 3);
+    no_tickets(&client).await;
+    let dead = client.dead().await;
+    assert_eq!(dead.len(), 1, "{dead:?}");
+    assert_eq!(dead[0].subject, format!("grange.dead.worker_crashed.{}", key.job));
+    assert_eq!((&dead[0].body["owner"], &dead[0].body["job"]), (&json!("alice"), &json!(key.job.as_str())));
+    assert_eq!(dead[0].body["evidence"]["failure"]["exit_code"], 7);
+    assert_eq!(dead[0].body["evidence"]["record"]["tries"]["worker_crashes"], 2);
+    client.run("gate", &json!({})).await.value();
+}
+
+#[tokio::test]
 async fn a_job_of_the_class_any_runs() {
     let farm = Farm::start().await;
     let _agent = farm.agent("h1", &[plugin("gate")]).await;

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, getpid, getppid, kill_process, kill_process_group, pidfd_open,
-    set_child_subreaper, set_parent_process_death_signal, waitpid,
+    set_child_subreaper, set_parent_process_death_signal, wait,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -204,7 +204,7 @@ fn reap_tree(child: Pid) -> std::io::Result<(Option<i32>, Option<i32>)> {
         if worker_reaped {
             kill_tree(child);
         }
-        match waitpid(None, WaitOptions::empty()) {
+        match wait(WaitOptions::empty()) {
             Ok(Some((pid, ended))) if pid == child => {
                 status = (ended.exit_status(), ended.terminating_signal());
                 worker_reaped = true;
