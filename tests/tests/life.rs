@@ -5,7 +5,9 @@ use grange_broker_client::follow::{Since, Update};
 use grange_broker_client::query::job_status;
 use grange_protocol::failure::FailureKind;
 use grange_protocol::json::Json;
+use grange_protocol::lifecycle::request_cancel;
 use grange_protocol::name::{Class, JobId};
+use grange_protocol::ownership::Stored;
 use grange_protocol::record::{Record, State};
 use grange_protocol::ticket::Priority;
 use grange_tests::processes::{left, named};
@@ -176,6 +178,22 @@ async fn a_cancel_that_comes_too_late_says_so() {
     client.end(&key).await.value();
     assert_eq!(client.cancel(&key).await, Cancelled::AlreadyEnded(State::Succeeded));
     assert_eq!(client.record(&key).await.unwrap().state, State::Succeeded);
+}
+
+#[tokio::test]
+async fn a_cancel_whose_word_was_lost_is_found_after_a_reconnect() {
+    let mut farm = Farm::start().await;
+    let _agent = farm.agent("h1", &[plugin("gate")]).await;
+    let client = farm.client("alice").await;
+    let key = client.submit("gate", &json!({"until": farm.path("never")})).await;
+    client.reaches(&key, State::Running).await;
+    let Stored::Record { sequence, record, .. } = client.ledger.read(&key).await.unwrap() else { panic!() };
+    let asked = request_cancel(Some((&record, sequence)), &record.lane(), "no word of it", 1).unwrap();
+    client.ledger.write(&key, sequence, &asked, None).await.unwrap();
+    farm.nats.kill().await.unwrap();
+    farm.nats.restart().await.unwrap();
+    let client = farm.client("alice").await;
+    assert_eq!(client.end(&key).await.state, State::Cancelled);
 }
 
 #[tokio::test]

@@ -155,23 +155,25 @@ impl House {
         }
     }
 
-    /// After a gap: does every attempt still hold its job?
+    /// After a gap: does every attempt still hold its job, and did somebody ask for its end meanwhile?
     pub(super) fn check_ownership(&mut self) {
         for (key, held) in &self.rooms.jobs {
             let Some(claim) = &held.claim else { continue };
             let (ledger, fence, key, news) =
                 (self.claims.ledger.clone(), claim.fence.clone(), key.clone(), self.news.clone());
             self.rooms.tasks.spawn(async move {
-                let lost = match ledger.read(&key).await {
-                    Ok(Stored::Record { sequence, record, .. }) => !record.held_by(&fence, sequence),
-                    Ok(Stored::Nothing | Stored::Marker { .. }) => true,
+                let found = match ledger.read(&key).await {
+                    Ok(Stored::Record { sequence, record, .. }) if record.held_by(&fence, sequence) => {
+                        record.cancel_requested.map(|_| HouseEvent::CancelRequested(key))
+                    }
+                    Ok(_) => Some(HouseEvent::Lost(key)),
                     Err(error) => {
                         tracing::warn!(job = %key, %error, "ownership not checked");
-                        false
+                        None
                     }
                 };
-                if lost {
-                    let _ = news.send(HouseEvent::Lost(key)).await;
+                if let Some(event) = found {
+                    let _ = news.send(event).await;
                 }
             });
         }
