@@ -1,22 +1,27 @@
 //! The laws of the dispatcher (`common`), each a property over random lives of an agent in a farm of fakes.
 
+#[cfg(test)]
 mod common;
 
-use common::Law;
 use common::life::live;
+use common::{Choices, Law};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 /// Random lives per law.
-const LIVES: u32 = 1_000;
-/// Most choices in one life; an event takes about four.
-const CHOICES: usize = 600;
+const LIVES: u32 = 400;
+/// Most choices in one life; an event takes two or three.
+const CHOICES: usize = 1_000;
+
+fn choices() -> impl Strategy<Value = Choices> {
+    proptest::collection::vec(any::<u16>(), 0..CHOICES).prop_map(Choices::new)
+}
 
 fn config() -> ProptestConfig {
     ProptestConfig {
         cases: LIVES,
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
-        max_shrink_iters: 20_000,
+        max_shrink_iters: 5_000,
         ..ProptestConfig::default()
     }
 }
@@ -27,7 +32,7 @@ macro_rules! laws {
             #![proptest_config(config())]
             $(
                 #[test]
-                fn $name(choices in proptest::collection::vec(any::<u16>(), 0..CHOICES)) {
+                fn $name(choices in choices()) {
                     if let Err(broken) = live(choices) {
                         prop_assert!(broken.law != Law::$law, "{}", broken);
                     }

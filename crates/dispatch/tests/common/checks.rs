@@ -113,10 +113,9 @@ impl Ledger {
             law(Law::PullOrder, passed || !urgent, || format!("{lane} is pulled, {higher} may hold some"))?;
         }
         let facts = self.lanes.get_mut(lane).unwrap();
-        let freed = matches!(input, Input::RunEnded { .. } | Input::NotClaimed { .. });
-        let patience = if freed { self.config.empty_lane_ms } else { 0 };
-        let alone = facts.empty_since.is_some_and(|at| now < at + patience.max(self.config.empty_lane_ms));
-        law(Law::PullOrder, !alone, || format!("{lane} was just found empty"))?;
+        let patience = if frees(input) { self.config.empty_lane_ms } else { self.config.idle_sweep_ms };
+        let alone = facts.empty_since.is_some_and(|at| now < at + patience);
+        law(Law::PullOrder, !alone, || format!("{lane} was found empty at {:?}", facts.empty_since))?;
         let answers = wait == (facts.bells > 0) && (!wait || batch <= facts.bells);
         law(Law::Bells, answers, || {
             format!("{batch} asked of {lane} (wait: {wait}), {} bells", facts.bells)
@@ -281,7 +280,7 @@ impl Ledger {
         let free = self.workers_of(name).any(|w| w.life == Life::Ready && w.given.len() < slots);
         let waits = known.waiting.len();
         law(Law::Placement, waits == 0 || !free, || format!("{waits} wait beside a free slot of {name}"))?;
-        let looked_at = matches!(input, Input::Tick | Input::Claimed { .. }) && now >= known.rest_until;
+        let looked_at = matches!(input, Input::Tick) && now >= known.rest_until;
         let room = self.workers_of(name).count() < known.spec.max_workers as usize;
         let lacking = looked_at && room && !known.gone && waits > self.coming(name);
         law(Law::Placement, !lacking, || format!("{waits} wait for {name}, and none is started"))
@@ -312,6 +311,19 @@ impl Ledger {
         let right = shown == (live.len(), given, spec.concurrency * spec.max_workers);
         law(Law::Placement, right, || format!("{name} shows {shown:?}, has {} and {given}", live.len()))
     }
+}
+
+/// Whether a slot may become free by this, so that lanes are looked at sooner.
+fn frees(input: &Input) -> bool {
+    matches!(
+        input,
+        Input::RunEnded { .. }
+            | Input::NotClaimed { .. }
+            | Input::Claimed { .. }
+            | Input::Lost { .. }
+            | Input::WorkerExited { .. }
+            | Input::WorkerFailed { .. }
+    )
 }
 
 pub(crate) fn broken(law: Law, said: String) -> Checked {

@@ -43,7 +43,8 @@ pub(crate) struct Hand {
     pub(crate) plugin: PluginName,
     pub(crate) at: At,
     pub(crate) limits: JobLimits,
-    /// When it is over time; set once it runs.
+    pub(crate) began: bool,
+    /// When it is over time, from its beginning.
     pub(crate) deadline: Option<Time>,
     pub(crate) stop: Option<Stop>,
     /// Its run has to be asked to stop in this step.
@@ -130,9 +131,11 @@ impl Ledger {
             Input::Bell { lane } => {
                 if let Some(facts) = self.open_lane(lane) {
                     facts.bells += 1;
+                    facts.empty_since = None;
                 }
             }
             Input::Delivered { lane, job, limits } => self.delivered(lane, job, *limits),
+            Input::Unusable { lane } => self.came(lane),
             Input::PullEnded { lane } => {
                 if let Some(facts) = self.lanes.get_mut(lane).filter(|facts| facts.asked > 0) {
                     facts.asked = 0;
@@ -204,7 +207,9 @@ impl Ledger {
         for job in worker.given.iter().take(worker.concurrency) {
             let hand = self.jobs.get_mut(job).unwrap();
             let timeout = hand.limits.timeout_ms.or(self.plugins[&hand.plugin].spec.timeout_ms);
-            hand.deadline = hand.deadline.or(timeout.map(|timeout| now + timeout));
+            if !std::mem::replace(&mut hand.began, true) {
+                hand.deadline = timeout.map(|timeout| now + timeout);
+            }
         }
     }
 
@@ -222,18 +227,20 @@ impl Ledger {
             Input::WorkerFailed { worker, .. } | Input::WorkerExited { worker } => {
                 !self.workers.contains_key(worker)
             }
+            Input::PullEnded { lane } => self.lanes.get(lane).is_none_or(|facts| facts.asked == 0),
             Input::DrainRequested => self.mode != Mode::Working,
             Input::PluginReady { .. }
             | Input::PluginGone { .. }
             | Input::Bell { .. }
             | Input::Delivered { .. }
-            | Input::PullEnded { .. }
+            | Input::Unusable { .. }
             | Input::Reconnected
             | Input::Tick
             | Input::StopRequested => false,
         }
     }
 
+    /// What is out stays out; what was known of the lanes is forgotten.
     fn open(&mut self, name: &PluginName, spec: &PluginSpec) {
         let known = self.plugins.entry(name.clone()).or_insert_with(|| Plugin {
             spec: spec.clone(),
@@ -244,19 +251,17 @@ impl Ledger {
             failures: 0,
         });
         known.spec = spec.clone();
-        known.gone = false;
-        for lane in lanes(name) {
-            self.lanes.entry(lane).or_default();
+        if std::mem::take(&mut known.gone) {
+            for lane in lanes(name) {
+                let facts = self.lanes.entry(lane).or_default();
+                *facts = LaneFacts { asked: facts.asked, ..LaneFacts::default() };
+            }
         }
     }
 
-    /// What is out stays out; what was known of the lanes is forgotten.
     fn close(&mut self, name: &PluginName) {
         if let Some(known) = self.plugins.get_mut(name) {
             known.gone = true;
-        }
-        for (_, facts) in self.lanes.iter_mut().filter(|(lane, _)| lane.plugin == *name) {
-            *facts = LaneFacts { asked: facts.asked, ..LaneFacts::default() };
         }
     }
 
@@ -265,14 +270,20 @@ impl Ledger {
         self.lanes.get_mut(lane)
     }
 
-    fn delivered(&mut self, lane: &Lane, job: &JobKey, limits: JobLimits) {
+    /// A pull brought one of what it asked for.
+    fn came(&mut self, lane: &Lane) {
         if let Some(facts) = self.lanes.get_mut(lane) {
             facts.asked = facts.asked.saturating_sub(1);
         }
+    }
+
+    fn delivered(&mut self, lane: &Lane, job: &JobKey, limits: JobLimits) {
+        self.came(lane);
         self.jobs.entry(job.clone()).or_insert_with(|| Hand {
             plugin: lane.plugin.clone(),
             at: At::Delivered,
             limits,
+            began: false,
             deadline: None,
             stop: None,
             ask: false,

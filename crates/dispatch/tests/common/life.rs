@@ -3,10 +3,11 @@
 
 use super::checks::broken;
 use super::ledger::{Ledger, Mode};
-use super::world::{Place, World, start_failure};
+use super::world::{Pending, Place, World, start_failure};
 use super::{Broken, Checked, Choices, Law, key, lanes, law, plugin};
 use grange_dispatch::{Action, Config, Dispatcher, Input, JobLimits, PluginSpec, RunEnd, Time, WorkerId};
 use grange_protocol::name::PluginName;
+use grange_protocol::subject::JobKey;
 
 /// A plugin whose runs are short enough to be held ahead.
 pub(crate) const SHORT: &str = "short";
@@ -25,12 +26,11 @@ const CONFIG: Config = Config {
 /// Most steps of calm weather: far more than any life needs.
 const CALM_STEPS: usize = 4_000;
 
-/// What a life was made of.
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    pub(crate) steps: usize,
-    pub(crate) actions: usize,
-}
+/// How long it takes until the next event.
+const PAUSES: [Time; 8] = [0, 0, 0, 0, 1, 5, 60, 400];
+
+/// How much of the conversation is told when a law is broken.
+const TOLD: usize = 40;
 
 struct Life {
     now: Time,
@@ -41,44 +41,57 @@ struct Life {
     log: Vec<(Time, Input, Vec<Action>)>,
 }
 
-/// Lives one life, and says which law broke first.
-pub(crate) fn live(numbers: Vec<u16>) -> Result<Told, Broken> {
+/// Lives one life, and says which law broke first, after which conversation.
+pub(crate) fn live(mut choices: Choices) -> Checked {
+    let world = World::new(&mut choices);
     let mut life = Life {
         now: 0,
-        choices: Choices::new(numbers),
-        world: World::new(),
+        choices,
+        world,
         ledger: Ledger::new(CONFIG),
         dispatcher: Dispatcher::new(CONFIG),
         log: Vec::new(),
     };
-    for name in [LONG, SHORT] {
-        life.plugin_ready(&plugin(name))?;
-    }
-    while !life.choices.is_empty() {
-        life.event()?;
-    }
-    if life.ledger.mode == Mode::Working {
-        life.calm()?;
-        life.feed(Input::DrainRequested)?;
-    }
-    life.leave()?;
-    life.replay()?;
-    Ok(Told { steps: life.log.len(), actions: life.log.iter().map(|(_, _, actions)| actions.len()).sum() })
+    life.pass_by().map_err(|Broken { law, mut said }| {
+        for (now, input, actions) in life.log.iter().rev().take(TOLD).rev() {
+            said.push_str(&format!("\n  {now:>6} {input:?}\n         -> {actions:?}"));
+        }
+        Broken { law, said }
+    })
 }
 
 impl Life {
+    fn pass_by(&mut self) -> Checked {
+        for name in [LONG, SHORT] {
+            self.plugin_ready(&plugin(name))?;
+        }
+        let leaves = self.choices.pick(3);
+        while !self.choices.is_empty() {
+            self.event()?;
+        }
+        if leaves == 0 && self.ledger.mode == Mode::Working {
+            self.calm()?;
+        }
+        self.feed(if leaves == 2 { Input::StopRequested } else { Input::DrainRequested })?;
+        self.leave()?;
+        self.replay()
+    }
+
     /// One input: noted, handled, checked, performed.
     fn feed(&mut self, input: Input) -> Checked {
         let stale = self.ledger.is_stale(&input);
-        if let Input::Delivered { job, .. } = &input {
-            if self.ledger.jobs.contains_key(job) {
-                // Nobody settles this delivery: the broker hands the ticket out again.
-                self.world.put_back(job);
-            }
+        if let Input::Delivered { job, .. } = &input
+            && self.ledger.jobs.contains_key(job)
+        {
+            // Nobody settles this delivery: the broker hands the ticket out again.
+            self.world.put_back(job);
         }
         self.ledger.note(self.now, &input);
         let actions = self.dispatcher.handle(self.now, input.clone());
-        law(Law::LateInputs, !stale || actions.is_empty(), || format!("{input:?} led to {actions:?}"))?;
+        self.log.push((self.now, input.clone(), actions.clone()));
+        // The end of a pull always lets the dispatcher look at its lanes, and time has passed.
+        let silent = stale && !matches!(input, Input::PullEnded { .. });
+        law(Law::LateInputs, !silent || actions.is_empty(), || format!("{input:?} led to {actions:?}"))?;
         for action in &actions {
             self.ledger.act(self.now, &input, action)?;
         }
@@ -86,34 +99,43 @@ impl Life {
         for action in &actions {
             self.world.perform(action, &mut self.choices);
         }
-        self.log.push((self.now, input, actions));
         Ok(())
     }
 
     fn event(&mut self) -> Checked {
-        self.now += [0, 0, 0, 1, 5, 40, 300, 2_500][self.choices.pick(8)];
-        match self.choices.pick(48) {
-            0..=24 => self.happen(),
-            25..=30 => {
+        let chance = self.choices.pick(PAUSES.len() * 96);
+        self.now += PAUSES[chance / 96];
+        match chance % 96 {
+            0..=26 => self.happen(),
+            27..=66 => self.happen_to_jobs(),
+            67..=72 => {
                 let name = plugin([LONG, SHORT][self.choices.pick(2)]);
                 let lane = lanes(&name).swap_remove(self.choices.pick(8));
-                self.world.submit(lane, &mut self.choices);
+                for _ in 0..=self.choices.pick(4) {
+                    self.world.submit(lane.clone(), &mut self.choices);
+                }
                 Ok(())
             }
-            31..=34 => self.feed(Input::Tick),
-            35 | 36 => self.cancel(),
-            37 => self.lose(),
-            38 => {
+            73..=77 => self.feed(Input::Tick),
+            78..=81 => self.cancel(),
+            82 => self.lose(),
+            83 | 84 => {
                 self.world.crash(&mut self.choices);
                 Ok(())
             }
-            39 => self.toggle(),
-            40 => self.reconnect(),
-            41..=43 => self.repeat(),
-            44 => self.strange(),
-            45 => self.hand_out_again(),
-            46 if self.choices.one_in(3) => self.feed(Input::DrainRequested),
-            47 if self.choices.one_in(6) => self.feed(Input::StopRequested),
+            85 => self.toggle(),
+            86 => self.reconnect(),
+            87..=90 => self.repeat(),
+            91 => self.strange(),
+            92 => {
+                // The broker was not told in time that a job goes on.
+                if let Some(job) = self.any_job() {
+                    self.world.put_back(&job);
+                }
+                Ok(())
+            }
+            93 if self.choices.one_in(6) => self.feed(Input::DrainRequested),
+            94 if self.choices.one_in(6) => self.feed(Input::StopRequested),
             _ => Ok(()),
         }
     }
@@ -123,6 +145,20 @@ impl Life {
             return Ok(());
         }
         let index = self.choices.pick(self.world.pending.len());
+        self.happens(index)
+    }
+
+    /// The outcome of a pull can wait: most lanes are empty.
+    fn happen_to_jobs(&mut self) -> Checked {
+        let busy = self.world.pending.iter().enumerate().filter(|(_, p)| !matches!(p, Pending::Pull(..)));
+        let busy: Vec<usize> = busy.map(|(index, _)| index).collect();
+        match busy.get(self.choices.pick(busy.len())) {
+            Some(index) => self.happens(*index),
+            None => self.happen(),
+        }
+    }
+
+    fn happens(&mut self, index: usize) -> Checked {
         match self.world.happen(index, &mut self.choices) {
             Some(Input::Bell { lane }) if !self.ledger.listening.contains(&lane.plugin) => Ok(()),
             Some(input) => self.feed(input),
@@ -141,9 +177,19 @@ impl Life {
         self.feed(Input::PluginReady { plugin: name.clone(), spec })
     }
 
+    /// Any job, most often one in hand.
+    fn any_job(&mut self) -> Option<JobKey> {
+        let hands = &self.ledger.jobs;
+        if hands.is_empty() || self.choices.one_in(4) {
+            let tickets = &self.world.tickets;
+            return tickets.keys().nth(self.choices.pick(tickets.len())).cloned();
+        }
+        hands.keys().nth(self.choices.pick(hands.len())).cloned()
+    }
+
     /// Somebody cancels: the holder is told, or the record ends at once.
     fn cancel(&mut self) -> Checked {
-        let Some(job) = self.world.any_job(&mut self.choices) else { return Ok(()) };
+        let Some(job) = self.any_job() else { return Ok(()) };
         if !self.ledger.jobs.contains_key(&job) {
             let ticket = self.world.tickets.get_mut(&job).unwrap();
             ticket.elsewhere = true;
@@ -156,7 +202,7 @@ impl Life {
 
     /// Another agent takes the job over, or takes its ticket first.
     fn lose(&mut self) -> Checked {
-        let Some(job) = self.world.any_job(&mut self.choices) else { return Ok(()) };
+        let Some(job) = self.any_job() else { return Ok(()) };
         let ticket = self.world.tickets.get_mut(&job).unwrap();
         ticket.elsewhere = true;
         if ticket.place == Place::InLane {
@@ -191,13 +237,11 @@ impl Life {
     fn repeat(&mut self) -> Checked {
         let back = self.choices.pick(12.min(self.log.len()));
         let input = self.log[self.log.len() - 1 - back].1.clone();
-        let harmless = match &input {
-            Input::PullEnded { lane } => self.ledger.lanes.get(lane).is_none_or(|facts| facts.asked == 0),
-            Input::Bell { lane } => self.ledger.listening.contains(&lane.plugin),
-            Input::Tick | Input::StopRequested | Input::CancelRequested { .. } | Input::Lost { .. } => true,
-            _ => self.ledger.is_stale(&input),
-        };
-        if harmless { self.feed(input) } else { Ok(()) }
+        let again = matches!(
+            input,
+            Input::Tick | Input::StopRequested | Input::CancelRequested { .. } | Input::Lost { .. }
+        );
+        if again || self.ledger.is_stale(&input) { self.feed(input) } else { Ok(()) }
     }
 
     /// About a job, a worker and a plugin that nobody knows.
@@ -223,14 +267,6 @@ impl Life {
         self.feed(input)?;
         let said = self.log.last().map_or(0, |(_, _, actions)| actions.len());
         law(Law::LateInputs, said == usize::from(returns), || format!("{:?}", self.log.last()))
-    }
-
-    /// The broker was not told in time that a job goes on.
-    fn hand_out_again(&mut self) -> Checked {
-        if let Some(job) = self.world.any_job(&mut self.choices) {
-            self.world.put_back(&job);
-        }
-        Ok(())
     }
 
     /// Calm weather: what is pending happens in order and ends well, until no ticket is left.

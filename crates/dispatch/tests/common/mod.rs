@@ -67,18 +67,29 @@ pub(crate) fn law(law: Law, holds: bool, said: impl FnOnce() -> String) -> Check
 }
 
 /// Takes one decision after another from a list of numbers. Used up: always the first, mildest one.
+#[derive(Clone)]
 pub(crate) struct Choices {
-    left: std::vec::IntoIter<u16>,
+    numbers: Vec<u16>,
+    used: usize,
+}
+
+impl fmt::Debug for Choices {
+    /// On one line, however it is asked for: a life is made of hundreds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.numbers)
+    }
 }
 
 impl Choices {
     pub(crate) fn new(numbers: Vec<u16>) -> Self {
-        Self { left: numbers.into_iter() }
+        Self { numbers, used: 0 }
     }
 
     /// One of `0..n`.
     pub(crate) fn pick(&mut self, n: usize) -> usize {
-        self.left.next().map_or(0, usize::from) % n.max(1)
+        let number = self.numbers.get(self.used).copied().unwrap_or_default();
+        self.used += 1;
+        usize::from(number) % n.max(1)
     }
 
     pub(crate) fn one_in(&mut self, n: usize) -> bool {
@@ -86,7 +97,7 @@ impl Choices {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.left.len() == 0
+        self.used >= self.numbers.len()
     }
 }
 

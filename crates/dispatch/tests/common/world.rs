@@ -24,7 +24,7 @@ pub(crate) struct Ticket {
     pub(crate) place: Place,
     /// Another agent has the job, or it was cancelled before anybody had.
     pub(crate) elsewhere: bool,
-    /// Its run does not stop when it is asked to, and may hang.
+    /// Its run does not stop when it is asked to.
     stubborn: bool,
 }
 
@@ -58,11 +58,14 @@ pub(crate) struct World {
     workers: BTreeMap<WorkerId, Worker>,
     pub(crate) pending: Vec<Pending>,
     specs: BTreeMap<PluginName, PluginSpec>,
+    /// One start in so many fails.
+    starts_fail: usize,
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(choices: &mut Choices) -> Self {
         Self {
+            starts_fail: [4, 4, 2][choices.pick(3)],
             tickets: BTreeMap::new(),
             workers: BTreeMap::new(),
             pending: Vec::new(),
@@ -87,11 +90,6 @@ impl World {
 
     pub(crate) fn all_gone(&self) -> bool {
         self.tickets.values().all(|ticket| ticket.place == Place::Gone)
-    }
-
-    /// Any job, if there is one.
-    pub(crate) fn any_job(&self, choices: &mut Choices) -> Option<JobKey> {
-        self.tickets.keys().nth(choices.pick(self.tickets.len())).cloned()
     }
 
     /// A worker dies by itself; it is heard of later.
@@ -160,7 +158,8 @@ impl World {
             Pending::Run(id, job) => self.run(id, job, choices),
             Pending::Exit(worker) => {
                 let up = self.workers.remove(&worker)?.up;
-                Some(if up || choices.one_in(2) {
+                let called_exit = if up { !choices.one_in(8) } else { choices.one_in(2) };
+                Some(if called_exit {
                     Input::WorkerExited { worker }
                 } else {
                     Input::WorkerFailed { worker, failure: start_failure() }
@@ -202,18 +201,20 @@ impl World {
 
     fn pull(&mut self, lane: Lane, left: u32, choices: &mut Choices) -> Input {
         let here = |ticket: &Ticket| ticket.place == Place::InLane && ticket.lane == lane;
-        let found = self.tickets.iter_mut().find(|(_, ticket)| here(ticket));
-        match found.filter(|_| !choices.one_in(12)) {
+        let (ends, rubbish) = (choices.one_in(12), choices.one_in(16));
+        let found = self.tickets.iter_mut().find(|(_, ticket)| here(ticket) && !ends);
+        let came = match found {
+            _ if rubbish => Input::Unusable { lane: lane.clone() },
             Some((job, ticket)) => {
                 ticket.place = Place::Out;
-                let (job, limits) = (job.clone(), ticket.limits);
-                if left > 1 {
-                    self.pending.push(Pending::Pull(lane.clone(), left - 1));
-                }
-                Input::Delivered { lane, job, limits }
+                Input::Delivered { lane: lane.clone(), job: job.clone(), limits: ticket.limits }
             }
-            None => Input::PullEnded { lane },
+            None => return Input::PullEnded { lane },
+        };
+        if left > 1 {
+            self.pending.push(Pending::Pull(lane, left - 1));
         }
+        came
     }
 
     fn claim(&mut self, job: JobKey, choices: &mut Choices) -> Input {
@@ -234,8 +235,12 @@ impl World {
     }
 
     fn start(&mut self, worker: WorkerId, choices: &mut Choices) -> Option<Input> {
-        let fake = self.workers.get_mut(&worker).filter(|fake| !fake.dying)?;
-        if choices.one_in(4) {
+        let fake = self.workers.get_mut(&worker)?;
+        if fake.dying {
+            // It may have said that it is up before it was killed.
+            return choices.one_in(2).then_some(Input::WorkerReady { worker });
+        }
+        if choices.one_in(self.starts_fail) {
             self.workers.remove(&worker);
             return Some(Input::WorkerFailed { worker, failure: start_failure() });
         }
@@ -248,7 +253,7 @@ impl World {
         let behind = worker.queue.iter().take(worker.concurrency).all(|running| *running != job);
         let asked = worker.asked_to_stop.contains(&job);
         let stubborn = self.tickets.get(&job).is_some_and(|ticket| ticket.stubborn);
-        let hangs = stubborn && (asked || choices.one_in(2));
+        let hangs = if asked { stubborn } else { choices.one_in(2) };
         if hangs || (behind && !asked) {
             self.pending.push(Pending::Run(id, job));
             return None;
