@@ -12,6 +12,7 @@ use grange_protocol::object::{
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Exchanges a chunk that holds files, or is too large for a message, for one that holds references.
@@ -43,7 +44,7 @@ pub async fn store_files(
     scratch: &Path,
     output_bytes: u64,
 ) -> Result<Json, Failure> {
-    let mut tree = value.value();
+    let mut tree = read_tree(value, FailureKind::Unserialisable)?;
     let mut files: Vec<LocalFile> = Vec::new();
     let malformed = |e: ObjectError| Failure::new(FailureKind::Unserialisable, e.to_string());
     replace_files(&mut tree, &mut |file| {
@@ -51,17 +52,23 @@ pub async fn store_files(
         Ok::<_, ObjectError>(Value::Null)
     })
     .map_err(malformed)?;
-    let mut stored = Vec::with_capacity(files.len());
+    let mut stored: HashMap<&str, ObjectRef> = HashMap::new();
     for file in &files {
-        stored.push(store_file(objects, file, scratch, output_bytes).await?);
+        if !stored.contains_key(file.path.as_str()) {
+            stored.insert(&file.path, store_file(objects, file, scratch, output_bytes).await?);
+        }
     }
     tree = value.value();
-    let mut next = stored.iter();
-    replace_files(&mut tree, &mut |_| {
-        Ok::<_, ObjectError>(next.next().map_or(Value::Null, ObjectRef::to_value))
+    replace_files(&mut tree, &mut |file| {
+        Ok::<_, ObjectError>(stored.get(file.path.as_str()).map_or(Value::Null, ObjectRef::to_value))
     })
     .map_err(malformed)?;
     Ok(Json::from(&tree))
+}
+
+/// Reads a value as a tree. What is nested deeper than the reader goes is no tree, and must not pass for nothing.
+fn read_tree(value: &Json, kind: FailureKind) -> Result<Value, Failure> {
+    value.read().map_err(|e| Failure::new(kind, format!("a value with files cannot be read: {e}")))
 }
 
 async fn store_file(
@@ -101,7 +108,7 @@ pub fn has_objects(value: &Json) -> bool {
 /// Fetches every object of the arguments into the run's scratch folder and puts paths in their places.
 pub async fn fetch_inputs(cache: &Cache, value: &Json, scratch: &Path) -> Result<Json, Failure> {
     let invalid = |e: ObjectError| Failure::new(FailureKind::InvalidInput, e.to_string());
-    let mut tree = value.value();
+    let mut tree = read_tree(value, FailureKind::InvalidInput)?;
     let wanted = list_objects(&tree).map_err(invalid)?;
     let mut paths = Vec::with_capacity(wanted.len());
     for (place, object) in wanted.iter().enumerate() {
