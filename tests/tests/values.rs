@@ -222,3 +222,14 @@ async fn a_reference_that_is_none_is_refused() {
     assert_eq!(record.failure().kind, FailureKind::InvalidInput);
     assert_eq!(lines(&log), [""; 0], "none of them ran");
 }
+
+#[tokio::test]
+async fn a_plugin_that_writes_into_its_input_harms_only_itself() {
+    let farm = Farm::start().await;
+    let (_agent, client) = at_work(&farm).await;
+    let page = put(&farm, "page.png", b"a page of ours").await;
+    client.run("values", &json!({"spoil": page.to_value()})).await.value();
+    let value = client.run("values", &json!({"file": page.to_value()})).await.value();
+    assert_eq!(value["sha256"], page.sha256);
+    assert_eq!(content(&farm, &page).await, b"a page of ours");
+}

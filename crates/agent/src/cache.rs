@@ -4,9 +4,10 @@ use grange_broker_client::error::{Error, ErrorKind};
 use grange_broker_client::objects::Objects;
 use grange_protocol::object::ObjectRef;
 use std::collections::HashMap;
+use std::fs::FileTimes;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// The cache. Cheap to clone.
 #[derive(Clone)]
@@ -64,7 +65,15 @@ fn unlinked(object: &ObjectRef, error: &dyn std::error::Error) -> Error {
 }
 
 fn holds(path: &Path, size: u64) -> bool {
-    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == size)
+    std::fs::metadata(path).is_ok_and(|found| {
+        found.is_file() && found.len() == size && found.modified().is_ok_and(|at| at == untouched())
+    })
+}
+
+/// When every cached file says that it was changed: a plugin that writes into its input, which is a link to it, undoes
+/// that. When it was last used is its time of access.
+fn untouched() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(946_684_800)
 }
 
 /// Hard-links where it can, copies where it cannot (another file system).
@@ -72,10 +81,8 @@ fn link(cached: &Path, path: &Path) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let now = SystemTime::now();
-    if let Ok(file) = std::fs::File::options().append(true).open(cached) {
-        let _ = file.set_modified(now);
-    }
+    let times = FileTimes::new().set_accessed(SystemTime::now()).set_modified(untouched());
+    std::fs::File::options().append(true).open(cached)?.set_times(times)?;
     match std::fs::hard_link(cached, path) {
         Ok(()) => Ok(()),
         Err(_) => std::fs::copy(cached, path).map(drop),
@@ -89,7 +96,7 @@ fn evict(folder: &Path, max_bytes: u64) {
         .flatten()
         .filter_map(|entry| {
             let data = entry.metadata().ok()?;
-            Some((data.modified().ok()?, data.len(), entry.path()))
+            Some((data.accessed().ok()?, data.len(), entry.path()))
         })
         .collect();
     let mut bytes: u64 = found.iter().map(|(_, size, _)| size).sum();
@@ -114,8 +121,9 @@ mod tests {
         for (n, name) in ["old", "newer", "newest"].iter().enumerate() {
             let path = folder.path().join(name);
             std::fs::write(&path, [0; 10]).unwrap();
-            let when = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(n as u64 + 1);
-            std::fs::File::options().append(true).open(&path).unwrap().set_modified(when).unwrap();
+            let when = SystemTime::UNIX_EPOCH + Duration::from_secs(n as u64 + 1);
+            let times = FileTimes::new().set_accessed(when);
+            std::fs::File::options().append(true).open(&path).unwrap().set_times(times).unwrap();
         }
         evict(folder.path(), 20);
         let mut left: Vec<_> =
