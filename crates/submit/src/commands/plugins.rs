@@ -1,0 +1,142 @@
+//! `grange plugins`, and what the other commands ask about plugins.
+
+use crate::cli::StateFlag;
+use crate::context::{Context, Session};
+use crate::failure::{Exit, Failure};
+use crate::nearest::nearest;
+use crate::output::Output;
+use crate::output::words::{Level, PluginEntry};
+use grange_broker_client::query;
+use grange_protocol::name::PluginName;
+use grange_protocol::status::{AgentStatus, PluginState, PluginStatus};
+use std::collections::BTreeMap;
+
+/// Most plugins that an error lists.
+const LISTED: usize = 12;
+
+#[derive(clap::Args)]
+pub(crate) struct PluginsFlags {
+    #[command(flatten)]
+    pub(crate) state: StateFlag,
+}
+
+pub(crate) async fn run(context: &Context, output: &mut dyn Output) -> Result<Exit, Failure> {
+    let session = context.connect().await?;
+    let agents = query::agents(&session.broker).await?;
+    let statuses: Vec<AgentStatus> = agents.into_iter().map(|(status, _)| status).collect();
+    output.plugins(&merge(&statuses))?;
+    Ok(Exit::Ok)
+}
+
+/// By plugin, what every agent says of it.
+fn merge(agents: &[AgentStatus]) -> Vec<PluginEntry> {
+    let mut merged: BTreeMap<PluginName, Vec<(String, PluginStatus)>> = BTreeMap::new();
+    for agent in agents {
+        for plugin in &agent.plugins {
+            merged.entry(plugin.name.clone()).or_default().push((agent.agent.to_string(), plugin.clone()));
+        }
+    }
+    merged.into_iter().map(|(name, hosts)| PluginEntry { name, hosts }).collect()
+}
+
+/// Refuses a plugin that no agent knows; says what a job of it would wait for.
+pub(crate) async fn check(
+    session: &Session,
+    wanted: &PluginName,
+    output: &mut dyn Output,
+) -> Result<(), Failure> {
+    let agents = query::agents(&session.broker).await?;
+    let statuses: Vec<AgentStatus> = agents.into_iter().map(|(status, _)| status).collect();
+    match judge(wanted, &statuses)? {
+        Some(warning) => Ok(output.say(Level::Warning, &warning)?),
+        None => Ok(()),
+    }
+}
+
+fn judge(wanted: &PluginName, agents: &[AgentStatus]) -> Result<Option<String>, Failure> {
+    if agents.is_empty() {
+        return Ok(Some("no agent is up; the job waits for one that has the plugin".to_owned()));
+    }
+    let plugins = merge(agents);
+    let Some(plugin) = plugins.iter().find(|plugin| plugin.name == *wanted) else {
+        return Err(unknown(wanted, &plugins));
+    };
+    let states = |state| plugin.hosts.iter().find(move |(_, status)| status.state == state);
+    if states(PluginState::Ready).is_some() {
+        return Ok(None);
+    }
+    if let Some((agent, status)) = states(PluginState::Preparing) {
+        let why = if status.reason.is_empty() { String::new() } else { format!(" ({})", status.reason) };
+        return Ok(Some(format!("`{wanted}` is still being prepared on {agent}{why}; the job waits")));
+    }
+    let why = plugin.hosts.first().map_or("", |(_, status)| status.reason.as_str());
+    Ok(Some(format!("`{wanted}` has failed on every host that has it, so the job waits: {why}")))
+}
+
+fn unknown(wanted: &PluginName, plugins: &[PluginEntry]) -> Failure {
+    let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+    let near = nearest(wanted.as_str(), names.iter().copied());
+    let ticks = |names: &[&str]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let failure = Failure::new(Exit::NotFound, format!("no agent that is up has a plugin `{wanted}`"));
+    let anyway = "--unchecked submits it all the same";
+    failure.hint(match (near.is_empty(), names.len()) {
+        (false, _) => format!(
+            "is it {}? {anyway}",
+            near.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or ")
+        ),
+        (true, 0) => format!("the agents have no plugin at all; {anyway}"),
+        (true, 1..=LISTED) => format!("there are {}; {anyway}", ticks(&names)),
+        (true, _) => format!("`grange plugins` lists those there are; {anyway}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use grange_protocol::name::AgentName;
+
+    fn agent(name: &str, plugins: &[(&str, PluginState)]) -> AgentStatus {
+        let mut status = AgentStatus::silent(AgentName::new(name).unwrap());
+        status.plugins = plugins
+            .iter()
+            .map(|(name, state)| PluginStatus {
+                name: PluginName::new(name).unwrap(),
+                version: "1".into(),
+                description: String::new(),
+                category: String::new(),
+                state: *state,
+                reason: "no uv".into(),
+                workers: 0,
+                running: 0,
+                slots: 0,
+            })
+            .collect();
+        status
+    }
+
+    fn judged(wanted: &str, agents: &[AgentStatus]) -> Result<Option<String>, Failure> {
+        judge(&PluginName::new(wanted).unwrap(), agents)
+    }
+
+    #[test]
+    fn a_plugin_that_is_ready_anywhere_will_do() {
+        let farm = [agent("a", &[("ocr", PluginState::Failed)]), agent("b", &[("ocr", PluginState::Ready)])];
+        assert_eq!(judged("ocr", &farm), Ok(None));
+        assert!(judged("ocr", &farm[..1]).unwrap().unwrap().contains("failed on every host"));
+        assert!(judged("ocr", &[]).unwrap().unwrap().contains("no agent is up"));
+        let preparing = agent("a", &[("ocr", PluginState::Preparing)]);
+        assert!(judged("ocr", &[preparing]).unwrap().unwrap().contains("prepared on a (no uv)"));
+    }
+
+    #[test]
+    fn an_unknown_plugin_is_refused_with_what_may_be_meant() {
+        let farm = [agent("a", &[("ocr", PluginState::Ready), ("echo", PluginState::Ready)])];
+        let near = judged("orc", &farm).unwrap_err();
+        assert_eq!(
+            (near.exit, near.hint.unwrap().as_str()),
+            (Exit::NotFound, "is it `ocr`? --unchecked submits it all the same")
+        );
+        let far = judged("transcribe", &farm).unwrap_err();
+        assert!(far.hint.unwrap().starts_with("there are `echo`, `ocr`;"));
+    }
+}

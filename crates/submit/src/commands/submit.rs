@@ -1,0 +1,254 @@
+//! `grange submit`.
+
+use crate::arguments::Arguments;
+use crate::cli::StateFlag;
+use crate::commands::plugins;
+use crate::context::{Context, Session};
+use crate::ending::ending;
+use crate::failure::{Exit, Failure};
+use crate::follow::follow;
+use crate::interrupt::Interrupts;
+use crate::output::Output;
+use crate::output::words::Sending;
+use crate::units::parse_duration;
+use grange_broker_client::ErrorKind;
+use grange_broker_client::follow::Follow;
+use grange_broker_client::objects::Objects;
+use grange_broker_client::submit::{Submission, Submitted, new_job_id, submit};
+use grange_protocol::name::{Class, PluginName};
+use grange_protocol::object::ObjectRef;
+use grange_protocol::subject::{JobKey, Lane};
+use grange_protocol::ticket::{Priority, TICKET_VERSION, Ticket, TimeLimits};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::time::interval;
+
+/// How often a file on its way is looked after.
+const LOOK: Duration = Duration::from_millis(100);
+/// Shortest wait for a start.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+A value is JSON where it can be (n=3, on=true, list=[1,2], s='\"3\"'), else a text. A file is sent to the object store;
+the plugin gets the path of its copy.
+
+Ctrl-C asks whether to leave the job running or to cancel it; where nobody can be asked, it is left (exit code 130).
+
+Examples:
+  grange submit echo text='hello world' repeat=3
+  grange submit ocr --file page=letter.png --out results
+  grange submit train --args-json @settings.json --priority low --detach")]
+pub(crate) struct SubmitFlags {
+    /// The plugin to run
+    plugin: PluginName,
+    /// Named arguments
+    #[arg(value_name = "KEY=VALUE")]
+    arguments: Vec<String>,
+    /// A file as a named argument
+    #[arg(long = "file", value_name = "NAME=PATH")]
+    files: Vec<String>,
+    /// Arguments as JSON: an object of named ones or an array of positional ones; @FILE reads it from a file
+    #[arg(long, value_name = "JSON")]
+    args_json: Vec<String>,
+    /// How soon: urgent, high, normal or low
+    #[arg(long, default_value_t)]
+    priority: Priority,
+    /// Longest wait for a start, e.g. 30s; then the job expires
+    #[arg(long, value_name = "TIME", value_parser = wait)]
+    max_wait: Option<Duration>,
+    /// Longest run, e.g. 5m; then the job fails
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    timeout: Option<Duration>,
+    /// Only submit, and print the job's id
+    #[arg(long, short, conflicts_with_all = ["follow", "out"])]
+    detach: bool,
+    /// Show chunks, progress and logs up to the end; what is done without --detach
+    #[arg(long)]
+    follow: bool,
+    /// Folder for the files of the result
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Ask for chunks; without this and --no-stream the plugin does as it does best
+    #[arg(long, overrides_with = "no_stream")]
+    stream: bool,
+    /// Ask for the result only
+    #[arg(long)]
+    no_stream: bool,
+    /// On any host that has the plugin, without a check of its resources
+    #[arg(long)]
+    any: bool,
+    /// Submit even if no agent that is up has the plugin
+    #[arg(long)]
+    unchecked: bool,
+    #[command(flatten)]
+    pub(crate) state: StateFlag,
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        wait if wait >= SHORTEST_WAIT => Ok(wait),
+        _ => Err(format!("`{text}` is too short; the least is 1s")),
+    }
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = parse_duration(text)?;
+    if timeout.is_zero() || timeout.as_secs() >= u64::from(u32::MAX) {
+        return Err(format!("`{text}` is no time limit; use 1s or more"));
+    }
+    Ok(timeout)
+}
+
+pub(crate) async fn run(
+    flags: SubmitFlags,
+    context: &Context,
+    output: &mut dyn Output,
+) -> Result<Exit, Failure> {
+    let mut arguments = Arguments::read(&flags.arguments, &flags.files, &flags.args_json)?;
+    if let Some(folder) = &flags.out {
+        check_folder(folder)?;
+    }
+    let session = context.connect().await?;
+    if !flags.unchecked {
+        plugins::check(&session, &flags.plugin, output).await?;
+    }
+    send_files(&mut arguments, context, output).await?;
+    let submission = submission(&flags, context, arguments);
+    let key = JobKey { owner: submission.owner.clone(), job: new_job_id() };
+    let submission = Submission { job: Some(key.job.clone()), ..submission };
+    if flags.detach {
+        let submitted = send(&session, submission, &key).await?;
+        context.state.remember(&key);
+        output.submitted(&submitted, false)?;
+        return Ok(Exit::Ok);
+    }
+    let mut interrupts = Interrupts::open()?;
+    let updates = Follow::before_submit(&session.broker, &key).await?;
+    let submitted = send(&session, submission, &key).await?;
+    context.state.remember(&key);
+    output.submitted(&submitted, true)?;
+    let record = follow(&session, &key, updates, &mut interrupts, output).await?;
+    let exit = Exit::of_state(record.state);
+    let ended = ending(context, key, record, flags.out.as_deref(), true).await?;
+    output.ended(&ended)?;
+    Ok(exit)
+}
+
+/// Found out now, not after an hour's run.
+fn check_folder(folder: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder)
+        .map_err(|e| Failure::usage(format!("`--out {}` cannot be made: {e}", folder.display())))
+}
+
+fn submission(flags: &SubmitFlags, context: &Context, arguments: Arguments) -> Submission {
+    let (args, kwargs) = arguments.into_json();
+    let class = if flags.any { Class::any() } else { Class::plugin_default() };
+    let stream = match (flags.stream, flags.no_stream) {
+        (true, _) => Some(true),
+        (false, true) => Some(false),
+        (false, false) => None,
+    };
+    let timeout_s =
+        flags.timeout.map(|timeout| u32::try_from(timeout.as_millis().div_ceil(1000)).unwrap_or(u32::MAX));
+    let limits = TimeLimits { timeout_s, ..TimeLimits::default() };
+    Submission {
+        owner: context.owner.clone(),
+        job: None,
+        lane: Lane { priority: flags.priority, plugin: flags.plugin.clone(), class },
+        ticket: Ticket { v: TICKET_VERSION, args, kwargs, stream, limits },
+        max_wait: flags.max_wait,
+    }
+}
+
+async fn send(session: &Session, submission: Submission, key: &JobKey) -> Result<Submitted, Failure> {
+    submit(&session.broker, &session.ledger, submission).await.map_err(|error| match error.kind() {
+        ErrorKind::Timeout => Failure::from(error)
+            .hint(format!("the broker may have it all the same: `grange status {}`", key.job)),
+        _ => error.into(),
+    })
+}
+
+/// Sends every file and puts its reference among the arguments.
+async fn send_files(
+    arguments: &mut Arguments,
+    context: &Context,
+    output: &mut dyn Output,
+) -> Result<(), Failure> {
+    if arguments.files.is_empty() {
+        return Ok(());
+    }
+    let objects = context.objects().await?;
+    for (name, path) in std::mem::take(&mut arguments.files) {
+        let object = send_file(&objects, &path, output).await?;
+        arguments.kwargs.insert(name, object.to_value());
+    }
+    Ok(())
+}
+
+async fn send_file(objects: &Objects, path: &Path, output: &mut dyn Output) -> Result<ObjectRef, Failure> {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let size = path.metadata().map_or(0, |file| file.len());
+    let started = Instant::now();
+    let mut looks = interval(LOOK);
+    let sent = objects.put_file(path, &name);
+    tokio::pin!(sent);
+    let object = loop {
+        tokio::select! {
+            done = &mut sent => break done,
+            _ = looks.tick() => {
+                output.sending(Some(&Sending { name: name.clone(), size, elapsed: started.elapsed() }))?;
+            }
+        }
+    };
+    output.sending(None)?;
+    object.map_err(|error| Failure::of_store(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn flags(line: &str) -> SubmitFlags {
+        let words = ["grange", "submit"].into_iter().chain(line.split(' '));
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Submit(flags) => flags,
+            _ => panic!("not a submit"),
+        }
+    }
+
+    fn built(line: &str) -> Submission {
+        let flags = flags(line);
+        let folder = tempfile::tempdir().unwrap();
+        let global = crate::cli::GlobalFlags { state: Some(folder.path().to_owned()), ..Default::default() };
+        let context = Context::resolve(&global, std::collections::BTreeMap::new(), "ann").unwrap();
+        let arguments = Arguments::read(&flags.arguments, &flags.files, &flags.args_json).unwrap();
+        submission(&flags, &context, arguments)
+    }
+
+    #[test]
+    fn flags_reach_the_ticket() {
+        let job = built("ocr n=3 --priority high --timeout 90s --max-wait 1m --any --no-stream");
+        assert_eq!(job.lane.to_string(), "any/high/ocr");
+        assert_eq!(job.ticket.kwargs.as_ref().map(|k| k.text()), Some("{\"n\":3}"));
+        assert_eq!((job.ticket.stream, job.ticket.limits.timeout_s), (Some(false), Some(90)));
+        assert_eq!((job.max_wait, job.owner.as_str()), (Some(Duration::from_secs(60)), "ann"));
+        let least = built("echo");
+        assert_eq!((least.lane.to_string().as_str(), least.ticket.stream), ("default/normal/echo", None));
+    }
+
+    #[test]
+    fn bad_flags_are_told() {
+        let said = |line: &str| {
+            let words = ["grange", "submit"].into_iter().chain(line.split(' '));
+            Cli::try_parse_from(words).err().unwrap().to_string()
+        };
+        assert!(said("a.b").contains("plugin name `a.b` has a `.`"));
+        assert!(said("a --priority soon").contains("use urgent, high, normal or low"));
+        assert!(said("a --max-wait 10ms").contains("the least is 1s"));
+        assert!(said("a --timeout 0").contains("no time limit"));
+        assert!(said("a --detach --follow").contains("cannot be used with"));
+    }
+}

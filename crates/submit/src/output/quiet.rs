@@ -1,0 +1,144 @@
+//! Only the essential word: ids, states, names, results. For scripts that need no JSON.
+
+use super::Output;
+use super::screen::{Screen, clean};
+use super::words::{Check, Ended, FarmNews, Level, PluginEntry, Sending, Verdict};
+use crate::failure::Failure;
+use grange_broker_client::cancel::Cancelled;
+use grange_broker_client::follow::Update;
+use grange_broker_client::query::JobView;
+use grange_broker_client::submit::Submitted;
+use grange_broker_client::topology::Ensured;
+use grange_protocol::event::LogLine;
+use grange_protocol::status::AgentStatus;
+use grange_protocol::subject::JobKey;
+use std::io;
+use std::time::Duration;
+
+pub(super) struct Quiet {
+    screen: Screen,
+}
+
+impl Quiet {
+    pub(super) fn new(screen: Screen) -> Self {
+        Self { screen }
+    }
+}
+
+impl Output for Quiet {
+    fn say(&mut self, level: Level, text: &str) -> io::Result<()> {
+        match level {
+            Level::Note => Ok(()),
+            Level::Warning => self.screen.message(&format!("warning: {}", clean(text))),
+        }
+    }
+
+    fn failure(&mut self, failure: &Failure) -> io::Result<()> {
+        self.screen.message(&format!("error: {}", clean(&failure.text)))
+    }
+
+    fn submitted(&mut self, job: &Submitted, followed: bool) -> io::Result<()> {
+        if followed { Ok(()) } else { self.screen.line(job.key.job.as_str()) }
+    }
+
+    fn sending(&mut self, _: Option<&Sending>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn updates(&mut self, _: &[Update]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn waiting(&mut self, _: &JobView) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn pause(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn ended(&mut self, end: &Ended) -> io::Result<()> {
+        if let Some(result) = &end.result {
+            return self.screen.line(&result.to_string());
+        }
+        let failure = end.record.outcome.as_ref().and_then(|outcome| outcome.failure.as_ref());
+        let why = failure.map(|failure| format!(": {}", clean(&failure.to_string()))).unwrap_or_default();
+        self.screen.message(&format!("{} {}{why}", end.key.job, end.record.state))
+    }
+
+    fn logs(&mut self, lines: &[(u32, LogLine)]) -> io::Result<()> {
+        for (_, line) in lines {
+            writeln!(self.screen.out, "{}", line.line)?;
+        }
+        self.screen.flush()
+    }
+
+    fn job(&mut self, view: &JobView) -> io::Result<()> {
+        self.screen.line(view.state().as_str())
+    }
+
+    fn jobs(&mut self, views: &[JobView]) -> io::Result<()> {
+        for view in views {
+            writeln!(self.screen.out, "{}", view.key.job)?;
+        }
+        self.screen.flush()
+    }
+
+    fn cancelled(&mut self, _: &JobKey, outcome: Cancelled) -> io::Result<()> {
+        self.screen.line(match outcome {
+            Cancelled::AtOnce => "cancelled",
+            Cancelled::Requested => "requested",
+            Cancelled::AlreadyEnded(state) => state.as_str(),
+        })
+    }
+
+    fn agents(&mut self, agents: &[(AgentStatus, Duration)]) -> io::Result<()> {
+        for (status, _) in agents {
+            writeln!(self.screen.out, "{}", status.agent)?;
+        }
+        self.screen.flush()
+    }
+
+    fn plugins(&mut self, plugins: &[PluginEntry]) -> io::Result<()> {
+        for plugin in plugins {
+            writeln!(self.screen.out, "{}", plugin.name)?;
+        }
+        self.screen.flush()
+    }
+
+    fn topology(&mut self, _: &[Ensured]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn check(&mut self, check: &Check) -> io::Result<()> {
+        match check.verdict {
+            Verdict::Ok => Ok(()),
+            verdict => self.screen.line(&format!("{} {}: {}", verdict.as_str(), check.name, check.text)),
+        }
+    }
+
+    fn farm(&mut self, news: &FarmNews) -> io::Result<()> {
+        match news {
+            FarmNews::Broker { url, .. } => self.screen.line(url),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::screen::tests::pipes;
+    use super::*;
+    use crate::failure::Exit;
+
+    #[test]
+    fn only_the_word() {
+        let (screen, out, err) = pipes();
+        let mut quiet = Quiet::new(screen);
+        quiet.say(Level::Note, "not said").unwrap();
+        quiet.failure(&Failure::new(Exit::Other, "bad").hint("not said")).unwrap();
+        let key = JobKey { owner: "ann".parse().unwrap(), job: "j-1".parse().unwrap() };
+        quiet.cancelled(&key, Cancelled::AtOnce).unwrap();
+        assert_eq!((out.take().as_str(), err.take().as_str()), ("cancelled\n", "error: bad\n"));
+    }
+}

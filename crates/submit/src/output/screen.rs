@@ -1,0 +1,166 @@
+//! The two streams that are written to, and what they can show.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, IsTerminal, Write};
+
+/// Width where nobody says it.
+const WIDTH: usize = 100;
+
+/// How a text looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Style {
+    #[default]
+    Plain,
+    Dim,
+    Red,
+    Green,
+    Yellow,
+    Cyan,
+}
+
+/// What a stream can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    pub(super) terminal: bool,
+    pub(super) colour: bool,
+    pub(super) width: usize,
+}
+
+impl Look {
+    #[cfg(test)]
+    pub(super) const PIPE: Self = Self { terminal: false, colour: false, width: WIDTH };
+
+    pub(super) fn paint(self, style: Style, text: &str) -> String {
+        let code = match style {
+            Style::Plain => return text.to_owned(),
+            Style::Dim => "2",
+            Style::Red => "31",
+            Style::Green => "32",
+            Style::Yellow => "33",
+            Style::Cyan => "36",
+        };
+        if self.colour && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// Both streams.
+pub(super) struct Screen {
+    pub(super) out: Box<dyn Write>,
+    pub(super) err: Box<dyn Write>,
+    pub(super) out_look: Look,
+    pub(super) err_look: Look,
+}
+
+impl Screen {
+    pub(super) fn of_process(environment: &BTreeMap<String, String>) -> Self {
+        let (out, err) = (io::stdout(), io::stderr());
+        let plain = environment.get("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = environment.get("TERM").is_some_and(|term| term == "dumb");
+        let width = rustix::termios::tcgetwinsize(&out).or_else(|_| rustix::termios::tcgetwinsize(&err));
+        let width =
+            width.map(|size| usize::from(size.ws_col)).ok().filter(|width| *width > 20).unwrap_or(WIDTH);
+        let look =
+            |terminal: bool| Look { terminal: terminal && !dumb, colour: terminal && !dumb && !plain, width };
+        Self {
+            out_look: look(out.is_terminal()),
+            err_look: look(err.is_terminal()),
+            out: Box::new(BufWriter::new(out)),
+            err: Box::new(BufWriter::new(err)),
+        }
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()?;
+        self.err.flush()
+    }
+
+    /// Writes a line to stdout and lets it go.
+    pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out, "{text}")?;
+        self.flush()
+    }
+
+    /// Writes a line to stderr and lets it go.
+    pub(super) fn message(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.err, "{text}")?;
+        self.flush()
+    }
+}
+
+/// Text of others without what could steer a terminal. Of a line that was written over, the last text counts.
+pub(super) fn clean(text: &str) -> String {
+    let last = text.trim_end_matches('\r');
+    let last = last.rsplit('\r').next().unwrap_or_default();
+    last.chars().filter(|c| !c.is_control() || *c == '\t').collect()
+}
+
+/// The same for a text of several lines.
+pub(super) fn clean_lines(text: &str) -> String {
+    text.lines().map(clean).collect::<Vec<_>>().join("\n")
+}
+
+/// At most `width` characters; a cut shows.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    match text.char_indices().nth(width) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    /// What was written, for tests to look at.
+    #[derive(Clone, Default)]
+    pub(in crate::output) struct Kept(Rc<RefCell<Vec<u8>>>);
+
+    impl Kept {
+        pub(in crate::output) fn take(&self) -> String {
+            String::from_utf8(std::mem::take(&mut *self.0.borrow_mut())).unwrap()
+        }
+    }
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.borrow_mut().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Two pipes.
+    pub(in crate::output) fn pipes() -> (Screen, Kept, Kept) {
+        let (out, err) = (Kept::default(), Kept::default());
+        let screen = Screen {
+            out: Box::new(out.clone()),
+            err: Box::new(err.clone()),
+            out_look: Look::PIPE,
+            err_look: Look::PIPE,
+        };
+        (screen, out, err)
+    }
+
+    #[test]
+    fn a_plugin_cannot_steer_the_terminal() {
+        assert_eq!(clean("a\x1b[31mb\x07"), "a[31mb");
+        assert_eq!(clean("10 %\r20 %\r"), "20 %");
+        assert_eq!(clean_lines("a\x1b\nb"), "a\nb");
+    }
+
+    #[test]
+    fn cuts_show() {
+        assert_eq!((cut("abc", 3), cut("abcd", 3)), ("abc".to_owned(), "ab…".to_owned()));
+    }
+
+    #[test]
+    fn colour_only_where_it_is_wanted() {
+        assert_eq!(Look::PIPE.paint(Style::Red, "x"), "x");
+        assert_eq!(Look { colour: true, ..Look::PIPE }.paint(Style::Red, "x"), "\x1b[31mx\x1b[0m");
+    }
+}

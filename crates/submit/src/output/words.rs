@@ -1,0 +1,117 @@
+//! What commands hand to an output.
+
+use grange_protocol::name::PluginName;
+use grange_protocol::object::ObjectRef;
+use grange_protocol::record::Record;
+use grange_protocol::status::{AgentStatus, PluginState, PluginStatus};
+use grange_protocol::subject::JobKey;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How much a message matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Note,
+    Warning,
+}
+
+impl Level {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+/// A file on its way to the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Sending {
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) elapsed: Duration,
+}
+
+/// An object of a result that now lies on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FetchedFile {
+    pub(crate) object: ObjectRef,
+    pub(crate) path: PathBuf,
+}
+
+/// How a job ended, and what it gave.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    pub(crate) key: JobKey,
+    pub(crate) record: Box<Record>,
+    /// What the plugin returned, with paths in the place of fetched objects. None: the job did not succeed.
+    pub(crate) result: Option<Value>,
+    pub(crate) files: Vec<FetchedFile>,
+    /// Objects of the result that were not fetched.
+    pub(crate) left: Vec<ObjectRef>,
+    /// The chunks were shown before.
+    pub(crate) followed: bool,
+}
+
+/// One plugin, over all agents.
+#[derive(Clone, Debug)]
+pub(crate) struct PluginEntry {
+    pub(crate) name: PluginName,
+    /// Agent and what it says of the plugin.
+    pub(crate) hosts: Vec<(String, PluginStatus)>,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+impl Verdict {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// One line of `doctor`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Check {
+    /// What was looked at.
+    pub(crate) name: &'static str,
+    pub(crate) verdict: Verdict,
+    pub(crate) text: String,
+    /// What to do.
+    pub(crate) advice: Option<String>,
+}
+
+/// What happens to the farm of one.
+#[derive(Clone, Debug)]
+pub(crate) enum FarmNews {
+    /// The broker answers.
+    Broker { url: String, version: String, durability: String },
+    /// Where objects lie.
+    Objects { folder: PathBuf },
+    /// The agent's first heartbeat came.
+    Agent { status: Box<AgentStatus>, log: PathBuf },
+    /// Something that the agent's operator should know.
+    Notice { text: String },
+    /// A plugin came to a state.
+    Plugin { name: PluginName, version: String, state: PluginState, reason: String },
+    /// Jobs can be submitted, and every plugin is ready or has failed.
+    Ready { plugins: usize, failed: usize },
+    /// The agent ended by itself and is started again.
+    AgentLost { how: String },
+    /// The broker ended by itself and was started again.
+    BrokerLost,
+    /// The farm is asked to end.
+    Stopping { signal: &'static str },
+    /// Nothing of it runs any more.
+    Stopped,
+}
