@@ -5,6 +5,7 @@
 use crate::claims::Claims;
 use crate::clock::unix_ms;
 use crate::events::EventLog;
+use crate::news::HouseEvent;
 use crate::values;
 use bytes::Bytes;
 use grange_broker_client::dead::{self, Dead};
@@ -19,6 +20,7 @@ use grange_protocol::subject::JobKey;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// Pauses between tries to write an end: from the first to the last, doubling.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -80,16 +82,37 @@ enum End {
     Again(RetryCause, Box<Failure>),
 }
 
+/// What the ticket is told once the record says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// The job has ended.
+    Acknowledge,
+    /// It waits again.
+    HandBack,
+    /// It is another's.
+    Nothing,
+}
+
 impl Settlement {
-    /// Settles the attempt. Ends when the record is written and the ticket dealt with, or when the job is another's.
-    pub async fn run(mut self) {
+    /// Settles the attempt. The house hears of it before the ticket is told: a ticket that comes again at once must
+    /// not find its own attempt still there.
+    pub async fn run(mut self, news: mpsc::Sender<HouseEvent>) {
         let (chunks, chunks_sha256) = match &self.events {
             Some(events) => events.finish().await,
             None => (0, None),
         };
         let end = self.prepare(chunks, chunks_sha256).await;
-        self.write(&end).await;
+        let word = self.write(&end).await;
         values::clear_scratch(std::mem::take(&mut self.scratch)).await;
+        let _ = news.send(HouseEvent::Settled(self.key.clone())).await;
+        match word {
+            Word::Acknowledge => self.claims.settle(&self.ack, Bytes::from_static(b"+ACK")).await,
+            Word::HandBack => {
+                self.claims.nak(&self.ack, 0).await;
+                ring(&self.claims, &self.ticket).await;
+            }
+            Word::Nothing => {}
+        }
     }
 
     /// Stores results and decides between an end and another try.
@@ -128,7 +151,8 @@ impl Settlement {
     ) -> Result<(Option<Json>, Option<grange_protocol::object::ObjectRef>), Failure> {
         let Some(mut value) = value else { return Ok((None, None)) };
         if files {
-            value = values::store_files(&self.objects, &value, &self.scratch, self.output_bytes).await?;
+            let (scratch, limit) = (&self.scratch, self.output_bytes);
+            value = values::store_files(&self.objects, &value, scratch, limit, values::Left::Given).await?;
         }
         if value.text().len() <= self.inline_bytes {
             return Ok((Some(value), None));
@@ -147,8 +171,8 @@ impl Settlement {
         }
     }
 
-    /// Writes the end until it stands or the job is another's, then deals with the ticket.
-    async fn write(&mut self, end: &End) {
+    /// Writes the end until it stands or the job is another's.
+    async fn write(&mut self, end: &End) -> Word {
         let mut pause = PAUSE_FIRST;
         loop {
             let next = match end {
@@ -161,15 +185,16 @@ impl Settlement {
             };
             let record = match next {
                 Ok(record) => record,
-                Err(Denied::Ended(_)) => return self.acknowledge().await,
+                Err(Denied::Ended(_)) => return Word::Acknowledge,
+                Err(Denied::Lost(_)) if self.was_given_up() => return Word::HandBack,
                 Err(Denied::Lost(_) | Denied::NotFromHere { .. }) => {
                     tracing::warn!(job = %self.key, attempt = self.fence.number, "the job is another's; nothing is reported");
-                    return;
+                    return Word::Nothing;
                 }
             };
             match self.claims.ledger.write(&self.key, self.revision, &record, None).await {
-                Ok(_) if record.state.is_terminal() => return self.acknowledge().await,
-                Ok(_) => return self.hand_back().await,
+                Ok(_) if record.state.is_terminal() => return Word::Acknowledge,
+                Ok(_) => return Word::HandBack,
                 Err(error) => {
                     if error.kind() != ErrorKind::Conflict {
                         tracing::warn!(job = %self.key, %error, "end not written yet");
@@ -197,14 +222,9 @@ impl Settlement {
         }
     }
 
-    async fn acknowledge(&self) {
-        self.claims.settle(&self.ack, Bytes::from_static(b"+ACK")).await;
-    }
-
-    /// The ticket goes back to its lane at once, and its bell rings.
-    async fn hand_back(&self) {
-        self.claims.nak(&self.ack, 0).await;
-        ring(&self.claims, &self.ticket).await;
+    /// An earlier try to give this very attempt up arrived, though nobody said so.
+    fn was_given_up(&self) -> bool {
+        self.record.state == State::Retrying && self.record.fence(self.revision).as_ref() == Some(&self.fence)
     }
 }
 

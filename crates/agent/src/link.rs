@@ -9,6 +9,7 @@ use crate::values;
 use grange_broker_client::objects::Objects;
 use grange_dispatch::WorkerId;
 use grange_protocol::event::{LogLine, Progress};
+use grange_protocol::failure::Failure;
 use grange_protocol::frame::{FromWorker, HEADER_BYTES, Raised, Ready, ToWorker, split};
 use grange_protocol::json::Json;
 use serde_json::value::RawValue;
@@ -55,6 +56,15 @@ pub enum WorkerEvent {
         kind: String,
         /// After a cancel.
         cancelled: bool,
+        /// Time inside the plugin, milliseconds.
+        ms: f64,
+    },
+    /// A run ended, however it did, after one of its chunks could not be stored.
+    Spoilt {
+        /// Which run.
+        run: u64,
+        /// Why the chunk could not be stored.
+        failure: Box<Failure>,
         /// Time inside the plugin, milliseconds.
         ms: f64,
     },
@@ -154,11 +164,15 @@ pub struct Reader {
     pub output_bytes: u64,
     /// Where files inside chunks go.
     pub objects: Objects,
+    /// The way to the worker.
+    pub frames: FrameWriter,
+    /// Runs with a chunk that could not be stored: they are asked to stop, and what else they say is left out.
+    pub spoilt: HashMap<u64, Box<Failure>>,
 }
 
 impl Reader {
     /// Reads until the link ends or the worker breaks the protocol.
-    pub async fn run(self, mut half: OwnedReadHalf) {
+    pub async fn run(mut self, mut half: OwnedReadHalf) {
         let last = match self.read(&mut half).await {
             Ok(()) => WorkerEvent::Closed,
             Err(why) => WorkerEvent::Broke(why),
@@ -166,7 +180,7 @@ impl Reader {
         let _ = self.house.send(HouseEvent::Link(self.worker, last)).await;
     }
 
-    async fn read(&self, half: &mut OwnedReadHalf) -> Result<(), String> {
+    async fn read(&mut self, half: &mut OwnedReadHalf) -> Result<(), String> {
         let mut buffer: Vec<u8> = Vec::with_capacity(READ_BYTES);
         loop {
             let mut start = 0;
@@ -187,7 +201,7 @@ impl Reader {
         }
     }
 
-    async fn take(&self, frame: FromWorker<'_>) -> Result<(), String> {
+    async fn take(&mut self, frame: FromWorker<'_>) -> Result<(), String> {
         let event = match frame {
             FromWorker::Chunk { run, value, files } => return self.chunk(run, value, files).await,
             FromWorker::Progress { run, progress, message } => {
@@ -209,20 +223,24 @@ impl Reader {
             }
             FromWorker::Ready(ready) => WorkerEvent::Ready(ready),
             FromWorker::Failed { stage, raised } => WorkerEvent::LoadFailed { stage, raised },
-            FromWorker::Done { run, value, files, ms } => {
-                WorkerEvent::Done { run, value: value.map(Json::from), files, ms }
-            }
-            FromWorker::Error { run, raised, kind, cancelled, ms } => {
-                WorkerEvent::Error { run, raised, kind, cancelled, ms }
-            }
+            FromWorker::Done { run, value, files, ms } => match self.spoilt.remove(&run) {
+                Some(failure) => WorkerEvent::Spoilt { run, failure, ms },
+                None => WorkerEvent::Done { run, value: value.map(Json::from), files, ms },
+            },
+            FromWorker::Error { run, raised, kind, cancelled, ms } => match self.spoilt.remove(&run) {
+                Some(failure) => WorkerEvent::Spoilt { run, failure, ms },
+                None => WorkerEvent::Error { run, raised, kind, cancelled, ms },
+            },
         };
         let sent = self.house.send(HouseEvent::Link(self.worker, event)).await;
         sent.map_err(|_| "the agent is going down".to_owned())
     }
 
-    async fn chunk(&self, run: u64, value: &RawValue, files: bool) -> Result<(), String> {
+    async fn chunk(&mut self, run: u64, value: &RawValue, files: bool) -> Result<(), String> {
         let Some(sink) = self.sinks.get(run) else { return Ok(()) };
-        if !files && value.get().len() <= self.inline_bytes {
+        if self.spoilt.contains_key(&run) {
+            self.frames.put(&ToWorker::Credit { run, chunks: 1 }, self.frame_bytes);
+        } else if !files && value.get().len() <= self.inline_bytes {
             sink.events.chunk(value.get());
         } else {
             let stored = values::store_chunk(
@@ -232,7 +250,13 @@ impl Reader {
                 self.output_bytes,
                 self.inline_bytes,
             );
-            sink.events.chunk(stored.await.map_err(|f| f.to_string())?.text());
+            match stored.await {
+                Ok(stored) => sink.events.chunk(stored.text()),
+                Err(failure) => {
+                    self.spoilt.insert(run, Box::new(failure));
+                    self.frames.put(&ToWorker::Cancel { run }, self.frame_bytes);
+                }
+            }
         }
         sink.events.room().await;
         Ok(())

@@ -15,6 +15,15 @@ use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+/// What becomes of a file once it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// The run goes on and may need it.
+    Kept,
+    /// The run has ended: it is moved where that is cheaper.
+    Given,
+}
+
 /// Exchanges a chunk that holds files, or is too large for a message, for one that holds references.
 pub async fn store_chunk(
     objects: &Objects,
@@ -23,7 +32,7 @@ pub async fn store_chunk(
     output_bytes: u64,
     inline_bytes: usize,
 ) -> Result<Json, Failure> {
-    let stored = store_files(objects, &Json::from(value), scratch, output_bytes).await?;
+    let stored = store_files(objects, &Json::from(value), scratch, output_bytes, Left::Kept).await?;
     if stored.text().len() <= inline_bytes {
         return Ok(stored);
     }
@@ -43,6 +52,7 @@ pub async fn store_files(
     value: &Json,
     scratch: &Path,
     output_bytes: u64,
+    left: Left,
 ) -> Result<Json, Failure> {
     let mut tree = read_tree(value, FailureKind::Unserialisable)?;
     let mut files: Vec<LocalFile> = Vec::new();
@@ -55,7 +65,7 @@ pub async fn store_files(
     let mut stored: HashMap<&str, ObjectRef> = HashMap::new();
     for file in &files {
         if !stored.contains_key(file.path.as_str()) {
-            stored.insert(&file.path, store_file(objects, file, scratch, output_bytes).await?);
+            stored.insert(&file.path, store_file(objects, file, scratch, output_bytes, left).await?);
         }
     }
     tree = value.value();
@@ -76,6 +86,7 @@ async fn store_file(
     file: &LocalFile,
     scratch: &Path,
     output_bytes: u64,
+    left: Left,
 ) -> Result<ObjectRef, Failure> {
     let path = PathBuf::from(&file.path);
     let refuse = |kind, why: String| Failure::new(kind, format!("result file `{}` {why}", file.path));
@@ -92,12 +103,13 @@ async fn store_file(
         return Err(refuse(FailureKind::OutputTooLarge, why));
     }
     let name = if file.name.is_empty() { plain_name(&file.path) } else { plain_name(&file.name) };
-    let stored = objects.put_file(&path, &name).await;
-    let stored = stored.map_err(|e| refuse(FailureKind::StoreFailed, format!("could not be stored: {e}")))?;
-    if file.temp {
-        let _ = tokio::fs::remove_file(&path).await;
-    }
-    Ok(stored)
+    // A temporary file was made for nothing else than to be sent.
+    let left = if file.temp { Left::Given } else { left };
+    let stored = match left {
+        Left::Kept => objects.put_file(&path, &name).await,
+        Left::Given => objects.adopt_file(&path, &name).await,
+    };
+    stored.map_err(|e| refuse(FailureKind::StoreFailed, format!("could not be stored: {e}")))
 }
 
 /// Whether a ticket's arguments may hold references; plain text search, so that most jobs cost nothing.

@@ -13,6 +13,7 @@ use grange_dispatch::WorkerId;
 use grange_protocol::event::LogLine;
 use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::frame::{Load, ToWorker};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -133,7 +134,7 @@ async fn live(
     let Started { mut supervisor, mut orders, mut reports, link, stdout, stderr, .. } = started;
     let tail = Arc::<Tail>::default();
     let (from_worker, to_worker) = link.into_split();
-    let writing = tokio::spawn(write(to_worker, frames));
+    let writing = tokio::spawn(write(to_worker, frames.clone()));
     let reader = Reader {
         worker: plan.worker,
         sinks: sinks.clone(),
@@ -142,6 +143,8 @@ async fn live(
         inline_bytes: plan.inline_bytes,
         output_bytes: plan.output_bytes,
         objects: plan.objects.clone(),
+        frames,
+        spoilt: HashMap::new(),
     };
     let reading = tokio::spawn(reader.run(from_worker));
     let out =

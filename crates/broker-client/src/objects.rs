@@ -62,6 +62,28 @@ impl Objects {
         Ok(ObjectRef::new(sha256, size, name))
     }
 
+    /// The same for a file that nobody needs afterwards: where the store is a folder of the same file system it is
+    /// moved there instead of copied. The file may be gone when this returns.
+    pub async fn adopt_file(&self, path: &Path, name: &str) -> Result<ObjectRef, Error> {
+        let Place::Folder(folder) = &self.place else {
+            return self.put_file(path, name).await;
+        };
+        let (folder, path) = (Arc::clone(folder), path.to_owned());
+        let (sha256, size) = blocking(move || folder.adopt_file(&path)).await?;
+        Ok(ObjectRef::new(sha256, size, name))
+    }
+
+    /// As `get_to_file`, for a reader that never writes: where the store is a folder of the same file system the file
+    /// is a verified hard link instead of a copy.
+    pub async fn link_to_file(&self, object: &ObjectRef, path: &Path) -> Result<(), Error> {
+        check_reference(object)?;
+        let Place::Folder(folder) = &self.place else {
+            return self.get_to_file(object, path).await;
+        };
+        let (folder, object, path) = (Arc::clone(folder), object.clone(), path.to_owned());
+        blocking(move || folder.link_to_file(&object, &path)).await
+    }
+
     /// Stores bytes under their digest, to be called `name`; the same bytes are stored once.
     pub async fn put_bytes(&self, bytes: Bytes, name: &str) -> Result<ObjectRef, Error> {
         let (sha256, size) = match &self.place {

@@ -44,6 +44,9 @@ impl House {
                 let failure = Box::new(plugin_failure(&kind, raised));
                 self.run_ended(worker, run, Ending::Failed(failure), ms, cancelled)
             }
+            WorkerEvent::Spoilt { run, failure, ms } => {
+                self.run_ended(worker, run, Ending::Failed(failure), ms, false)
+            }
             WorkerEvent::Broke(why) => {
                 let text = format!("the worker of `{}` broke the protocol: {why}", entry.plugin);
                 tracing::error!(worker = worker.0, text, "worker");

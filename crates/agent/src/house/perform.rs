@@ -156,11 +156,7 @@ impl House {
             usage: std::mem::take(&mut held.usage),
             ending,
         };
-        let (news, job) = (self.news.clone(), job.clone());
-        self.rooms.tasks.spawn(async move {
-            settlement.run().await;
-            let _ = news.send(HouseEvent::Settled(job)).await;
-        });
+        self.rooms.tasks.spawn(settlement.run(self.news.clone()));
     }
 }
 

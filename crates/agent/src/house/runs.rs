@@ -115,6 +115,7 @@ impl House {
     fn fail_run(&mut self, job: &JobKey, failure: Failure) -> Option<Input> {
         let held = self.rooms.jobs.get_mut(job)?;
         held.ending = Some(crate::attempts::Ending::Failed(Box::new(failure)));
-        Some(Input::RunEnded { job: job.clone(), end: RunEnd { run_ms: 0.0, cancelled: false } })
+        // It says nothing of how long runs take.
+        Some(Input::RunEnded { job: job.clone(), end: RunEnd { run_ms: f64::NAN, cancelled: false } })
     }
 }

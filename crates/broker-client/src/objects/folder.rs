@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind};
 use grange_protocol::object::ObjectRef;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug)]
@@ -41,6 +42,45 @@ impl Folder {
             self.keep(aside, &sha256)?;
         }
         Ok((sha256, size))
+    }
+
+    /// Moves a file into the store. One that has other names, lies elsewhere, or changed meanwhile is copied.
+    pub(super) fn adopt_file(&self, path: &Path) -> Result<(String, u64), Error> {
+        let look = || std::fs::symlink_metadata(path).map_err(|e| Error::file("read", path, e));
+        let before = look()?;
+        if !before.is_file() || before.nlink() != 1 {
+            return self.put_file(path);
+        }
+        let (sha256, size) = digest::sha256_file(path)?;
+        let after = look()?;
+        let same = (before.ino(), before.len(), before.mtime(), before.mtime_nsec())
+            == (after.ino(), after.len(), after.mtime(), after.mtime_nsec());
+        if self.has(&sha256, size) {
+            return Ok((sha256, size));
+        }
+        let target = self.path(&sha256);
+        let folder_made = target.parent().is_none_or(|folder| std::fs::create_dir_all(folder).is_ok());
+        if same && folder_made && std::fs::rename(path, &target).is_ok() {
+            let _ = std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o444));
+            return Ok((sha256, size));
+        }
+        self.put_file(path)
+    }
+
+    /// Verifies an object where it lies and gives it another name; copies where that cannot be.
+    pub(super) fn link_to_file(&self, object: &ObjectRef, target: &Path) -> Result<(), Error> {
+        let source = self.path(&object.sha256);
+        let missing = |e: Error| match e.kind() {
+            ErrorKind::NotFound => super::missing(&object.sha256, &self.root.display()).because(e),
+            _ => e,
+        };
+        let (sha256, size) = digest::sha256_file(&source).map_err(missing)?;
+        super::check_bytes(object, &sha256, size)?;
+        let _ = std::fs::remove_file(target);
+        match std::fs::hard_link(&source, target) {
+            Ok(()) => Ok(()),
+            Err(_) => self.get_to_file(object, target),
+        }
     }
 
     pub(super) fn put_bytes(&self, bytes: &[u8]) -> Result<(String, u64), Error> {

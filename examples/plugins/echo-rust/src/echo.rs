@@ -160,7 +160,9 @@ fn answer(request: &Request, scratch: &Path) -> Result<Answer, Failure> {
     if request.write_bytes > 0 {
         let name = format!("echo-{}.bin", request.write_bytes);
         let path = scratch.join(&name);
-        write(&path, request.write_bytes)
+        // The folder is made by whoever first needs it.
+        std::fs::create_dir_all(scratch)
+            .and_then(|()| write(&path, request.write_bytes))
             .map_err(|error| Failure::Io(format!("`{}`", path.display()), error))?;
         return Ok((json!({"$file": {"path": path, "name": name, "temp": false}}), true));
     }

@@ -1,0 +1,82 @@
+//! `grange-bench [SECTION]`: starts its own farm, measures it against the raw broker in the same run, and prints one
+//! JSON document on stdout. What each field means is in `docs/benchmark.md`.
+
+mod agent;
+mod figures;
+mod files;
+mod jobs;
+mod raw;
+mod site;
+mod streams;
+
+use anyhow::{Result, bail};
+use grange_local_farm::options::SyncInterval;
+use serde_json::{Value, json};
+use site::Site;
+use std::io::Write;
+
+const SECTIONS: [&str; 8] = ["raw", "latency", "throughput", "chunks", "files", "start", "memory", "durable"];
+const ONE_BY_ONE: usize = 2_000;
+const PIPELINED: usize = 30_000;
+const PIPELINED_DURABLE: usize = 5_000;
+const CHUNKS: usize = 200_000;
+const FIRST_CHUNKS: usize = 500;
+const FILE_BYTES: u64 = 256 << 20;
+const FILE_TIMES: u64 = 3;
+const COLD_STARTS: usize = 5;
+const QUEUED: usize = 100_000;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let wanted = std::env::args().nth(1).filter(|section| !section.is_empty());
+    if let Some(section) = wanted.as_deref().filter(|section| !SECTIONS.contains(section)) {
+        bail!("`{section}` is not a section; use one of {}", SECTIONS.join(", "));
+    }
+    let mut report = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+    });
+    for section in SECTIONS {
+        let needed = match wanted.as_deref() {
+            None => true,
+            // Ratios need their base from the same run.
+            Some(only) => only == section || (section == "raw" && ["latency", "throughput"].contains(&only)),
+        };
+        if needed {
+            say(&format!("measuring {section} …"));
+            report[section] = measure(section).await?;
+        }
+    }
+    jobs::compare(&mut report);
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+    Ok(())
+}
+
+async fn measure(section: &str) -> Result<Value> {
+    let open = || Site::open(SyncInterval::Default);
+    match section {
+        "raw" => raw::measure(&open().await?.farm.nats.url(), ONE_BY_ONE, PIPELINED).await,
+        "latency" => jobs::latency(&open().await?, ONE_BY_ONE).await,
+        "throughput" => jobs::throughput(&open().await?, PIPELINED).await,
+        "chunks" => streams::measure(&open().await?, CHUNKS, FIRST_CHUNKS).await,
+        "files" => files::measure(&open().await?, FILE_BYTES, FILE_TIMES).await,
+        "start" => agent::cold_start(COLD_STARTS).await,
+        "memory" => agent::memory(QUEUED).await,
+        _ => durable().await,
+    }
+}
+
+/// Everything again on a server that forces every write to the disk.
+async fn durable() -> Result<Value> {
+    let site = Site::open(SyncInterval::Always).await?;
+    let mut report =
+        json!({"raw": raw::measure(&site.farm.nats.url(), ONE_BY_ONE, PIPELINED_DURABLE).await?});
+    report["latency"] = jobs::latency(&site, ONE_BY_ONE).await?;
+    report["throughput"] = jobs::throughput(&site, PIPELINED_DURABLE).await?;
+    jobs::compare(&mut report);
+    Ok(report)
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
