@@ -19,5 +19,5 @@ pub use agent::{Agent, AgentPlan};
 pub use client::{Client, Returned};
 pub use eventually::eventually;
 pub use farm::{Farm, FarmOptions, binary, plugin, repository};
-pub use look::{Buried, LaneFacts, lines};
+pub use look::{Buried, LaneFacts, began, lines};
 pub use story::Story;

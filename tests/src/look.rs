@@ -1,6 +1,7 @@
 //! Looking at the broker and at files from outside, and publishing as a stranger would.
 
 use crate::client::Client;
+use crate::eventually::eventually;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use grange_broker_client::cancel::{Cancelled, cancel};
@@ -8,6 +9,7 @@ use grange_broker_client::publish;
 use grange_protocol::subject::{DEAD, JOBS, JobKey, Lane};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
 
 /// Something in `GRANGE_DEAD`.
 #[derive(Clone, Debug)]
@@ -35,7 +37,25 @@ pub fn lines(path: &Path) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// Waits until a file has this line: a plugin writes its label down when it begins.
+pub async fn began(log: &Path, label: &str) {
+    eventually(&format!("`{label}` began"), Duration::from_secs(20), async || match lines(log) {
+        lines if lines.iter().any(|line| line == label) => Ok(()),
+        lines => Err(format!("{lines:?}")),
+    })
+    .await;
+}
+
 impl Client {
+    /// Waits until no ticket is left in any lane.
+    pub async fn no_tickets(&self) {
+        eventually("no ticket is left", Duration::from_secs(20), async || match self.tickets().await {
+            none if none.is_empty() => Ok(()),
+            some => Err(format!("{some:?}")),
+        })
+        .await;
+    }
+
     /// Asks for a job's end.
     pub async fn cancel(&self, key: &JobKey) -> Cancelled {
         cancel(&self.broker, &self.ledger, key, "the test wants it").await.expect("a cancel is answered")

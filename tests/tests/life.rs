@@ -11,7 +11,7 @@ use grange_protocol::ownership::Stored;
 use grange_protocol::record::{Record, State};
 use grange_protocol::ticket::Priority;
 use grange_tests::processes::{left, named};
-use grange_tests::{Client, Farm, Returned, eventually, lines, plugin};
+use grange_tests::{Client, Farm, Returned, began, eventually, lines, plugin};
 use serde_json::json;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -24,21 +24,6 @@ fn open(gate: &Path) {
 
 fn states(record: &Record) -> Vec<State> {
     record.history.iter().map(|moment| moment.state).collect()
-}
-
-async fn no_tickets(client: &Client) {
-    eventually("no ticket is left", SOON, async || match client.tickets().await {
-        none if none.is_empty() => Ok(()),
-        some => Err(format!("{some:?}")),
-    })
-    .await;
-}
-
-async fn began(log: &Path, label: &str) {
-    eventually(&format!("`{label}` began"), SOON, async || {
-        if lines(log).iter().any(|line| line == label) { Ok(()) } else { Err(format!("{:?}", lines(log))) }
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -62,7 +47,7 @@ async fn a_record_tells_the_life_of_its_job() {
     assert_eq!(record.value()["label"], "a");
     let outcome = record.outcome.as_ref().unwrap();
     assert!(outcome.usage.run_ms > 0.0 && outcome.chunks == 0 && outcome.chunks_sha256.is_none());
-    no_tickets(&client).await;
+    client.no_tickets().await;
 }
 
 #[tokio::test]
@@ -136,7 +121,7 @@ async fn a_running_job_that_listens_is_cancelled_and_its_worker_stays() {
     assert_eq!(record.cancel_requested.as_ref().unwrap().reason, "the test wants it");
     let after = client.run("gate", &json!({})).await.value();
     assert_eq!(before["pid"], after["pid"], "the worker is still the same");
-    no_tickets(&client).await;
+    client.no_tickets().await;
 }
 
 #[tokio::test]
@@ -247,7 +232,7 @@ async fn a_job_that_waits_too_long_expires_and_never_runs() {
     assert_eq!(client.rest(follow).await.record().state, State::Expired);
     client.run("gate", &json!({"log": log, "label": "good"})).await.value();
     assert_eq!(lines(&log), ["good"]);
-    no_tickets(&client).await;
+    client.no_tickets().await;
 }
 
 #[tokio::test]
@@ -312,10 +297,10 @@ async fn a_ticket_that_comes_again_runs_once() {
     open(&gate);
     assert_eq!(client.end(&key).await.value()["attempt"], 1);
     assert_eq!(lines(&log), ["once", "other"]);
-    no_tickets(&client).await;
+    client.no_tickets().await;
     // Another ticket of a job that has ended is settled without a run.
     client.put(&key.ticket(&lane), &[("Nats-Msg-Id", &format!("{}/m1", key.job))], "{}").await;
-    no_tickets(&client).await;
+    client.no_tickets().await;
     assert_eq!(lines(&log), ["once", "other"]);
     assert_eq!(client.record(&key).await.unwrap().state, State::Succeeded);
 }
@@ -338,7 +323,7 @@ async fn a_crashed_run_is_tried_again() {
         let left = named(&agent.descendants(), "sleep");
         assert!(left.is_empty(), "{left:?} outlived the worker that started them");
     }
-    no_tickets(&client).await;
+    client.no_tickets().await;
     assert!(client.dead().await.is_empty());
 }
 
@@ -353,7 +338,7 @@ async fn a_job_that_crashes_its_worker_three_times_is_given_up_with_its_evidence
     assert_eq!((why.kind, why.exit_code, why.signal), (FailureKind::WorkerCrashed, Some(7), None), "{why:?}");
     assert!(why.stderr.as_ref().unwrap().contains("the last words"), "{why:?}");
     assert_eq!(record.attempt.as_ref().unwrap().number, 3);
-    no_tickets(&client).await;
+    client.no_tickets().await;
     let dead = client.dead().await;
     assert_eq!(dead.len(), 1, "{dead:?}");
     assert_eq!(dead[0].subject, format!("grange.dead.worker_crashed.{}", key.job));
@@ -373,5 +358,5 @@ async fn a_job_of_the_class_any_runs() {
     let key = client.send(submission).await;
     let record = client.end(&key).await;
     assert_eq!((record.value()["label"].as_str(), record.class.as_str()), (Some("any"), "any"));
-    no_tickets(&client).await;
+    client.no_tickets().await;
 }

@@ -153,6 +153,7 @@ impl House {
 
     /// Takes one piece of news.
     pub async fn hear(&mut self, event: HouseEvent) {
+        let told_at_once = matches!(event, HouseEvent::Plugin(..) | HouseEvent::Drain);
         let input = match event {
             HouseEvent::Bell(lane) => Some(Input::Bell { lane }),
             HouseEvent::PullEnded(lane) => Some(Input::PullEnded { lane }),
@@ -182,11 +183,19 @@ impl House {
         if let Some(input) = input {
             self.decide(input).await;
         }
+        if told_at_once {
+            self.heartbeat();
+        }
     }
 
     /// Whether nothing is left to do.
     pub fn is_leaving(&self) -> bool {
         self.rooms.leaving
+    }
+
+    /// Ends what is under way, so that nothing is said after the farewell.
+    pub async fn end_tasks(&mut self) {
+        self.rooms.tasks.shutdown().await;
     }
 
     /// A task that ended by a panic: nobody knows what it left undone.

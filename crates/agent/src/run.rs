@@ -61,6 +61,7 @@ pub async fn run(config: Config, environment: BTreeMap<String, String>, host: St
     house.heartbeat();
     tracing::info!(agent = %house.claims.me.agent, "agent is up");
     let leave = work(&mut house, &mut news, &mut signals).await?;
+    house.end_tasks().await;
     farewell(&house.claims.broker, &house.status()).await;
     Ok(leave)
 }
