@@ -72,6 +72,18 @@ async fn an_input_is_fetched_once_and_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn a_result_is_the_input_of_the_next_job() {
+    let farm = Farm::start().await;
+    let _agent = farm.agent("h1", &[echo()]).await;
+    let client = farm.client("alice").await;
+    let written = client.run("echo", &json!({"write_bytes": 70_000})).await.value();
+    for _ in 0..2 {
+        let value = client.run("echo", &json!({"read": written})).await.value();
+        assert_eq!(value, json!({"size": 70_000, "name": "echo-70000.bin"}));
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_copy_in_the_cache_is_fetched_again() {
     let farm = Farm::start().await;
     let agent = farm.agent("h1", &[plugin("values")]).await;
@@ -156,7 +168,11 @@ async fn the_same_bytes_are_stored_once() {
     let again = store(&farm).await.put_file(&mine, "mine.bin").await.unwrap();
     assert_eq!((&again.sha256, again.size), (&object.sha256, 300_000));
     assert_eq!((inode(&path), std::fs::metadata(&path).unwrap().modified().unwrap()), (place, changed));
-    assert_eq!(files_below(&farm.path("objects")), [path.clone()], "nothing else is in the store");
+    assert_eq!(
+        files_below(&farm.path("objects")),
+        std::slice::from_ref(&path),
+        "nothing else is in the store"
+    );
     assert_eq!(std::fs::read(path).unwrap(), bytes);
 }
 
@@ -166,7 +182,7 @@ async fn a_result_that_cannot_be_stored_fails_its_job_alone() {
     let _agent = farm.agent("h1", &[echo()]).await;
     let client = farm.client("alice").await;
     // A file stands where the store would make a folder.
-    let object = put(&farm, "probe", vec![b'x'; 0]).await;
+    let object = put(&farm, "probe", Vec::new()).await;
     let at = |sha256: &str| farm.path("objects").join(&sha256[..2]);
     assert!(at(&object.sha256).is_dir());
     let wanted: Vec<u8> = (0..70_000u32).map(|n| (n % 256) as u8).collect();
@@ -196,7 +212,7 @@ async fn a_client_that_gets_other_bytes_keeps_none_of_them() {
     std::fs::remove_file(objects.local_path(&page).unwrap()).unwrap();
     let error = objects.get_to_file(&page, &target).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
-    assert_eq!(files_below(&farm.path("got")), [PathBuf::new(); 0], "nothing half is left");
+    assert_eq!(files_below(&farm.path("got")), Vec::<PathBuf>::new(), "nothing half is left");
     assert_eq!(put(&farm, "page.png", b"a page".to_vec()).await, page);
     objects.get_to_file(&page, &target).await.unwrap();
     assert_eq!(std::fs::read(target).unwrap(), b"a page");
