@@ -82,7 +82,8 @@ fn link(cached: &Path, path: &Path) -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
     }
     let times = FileTimes::new().set_accessed(SystemTime::now()).set_modified(untouched());
-    std::fs::File::options().append(true).open(cached)?.set_times(times)?;
+    // Opened for reading: a file that was moved into the store may not be written to, and its owner may date it all the same.
+    std::fs::File::open(cached)?.set_times(times)?;
     match std::fs::hard_link(cached, path) {
         Ok(()) => Ok(()),
         Err(_) => std::fs::copy(cached, path).map(drop),

@@ -19,6 +19,7 @@ use crate::lease::Lease;
 use crate::news::HouseEvent;
 use crate::plugins::{Plugin, Workshop};
 use crate::pulls::Pulls;
+use crate::supervise::Order;
 use crate::tickets::{Arrival, Delivery};
 use crate::worker::WorkerHandle;
 use grange_broker_client::objects::Objects;
@@ -67,6 +68,15 @@ struct WorkerEntry {
     last_run: u64,
     /// Why it did not come up, or what it did wrong.
     failure: Option<Failure>,
+    /// The house told its supervisor to kill it.
+    told_to_end: bool,
+}
+
+impl WorkerEntry {
+    fn kill(&mut self) {
+        self.told_to_end = true;
+        self.handle.order(Order::Kill);
+    }
 }
 
 /// Everything that the house works with.

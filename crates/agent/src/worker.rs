@@ -62,6 +62,11 @@ impl Gone {
         }
     }
 
+    /// Whether its supervisor ended it: told to, or because the deadline passed.
+    pub fn was_killed(&self) -> bool {
+        matches!(self.report, Some(Report::Ended { killed: true, .. }))
+    }
+
     /// Why a worker that never was ready did not come up.
     pub fn start_failure(&self, plugin: &str) -> Failure {
         let how = match &self.report {

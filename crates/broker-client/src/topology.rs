@@ -10,6 +10,7 @@ use grange_protocol::subject::{
     AGENTS_BUCKET, DEAD, EVENTS, JOBS, LANES_BUCKET, Lane, PLUGINS_BUCKET, RUNS_BUCKET, SESSIONS_BUCKET,
     STATE,
 };
+use grange_protocol::ticket::Priority;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -217,7 +218,8 @@ fn republish(source: &str, destination: &str, headers_only: bool) -> Value {
 fn jobs(options: &TopologyOptions) -> (String, Value) {
     let config = json!({
         "name": JOBS,
-        "subjects": ["grange.jobs.*.*.*.*.*"],
+        // One subject a priority: a ticket with another word is refused when it is published, not left lying.
+        "subjects": Priority::ALL.map(|priority| format!("grange.jobs.*.{priority}.*.*.*")),
         "retention": "workqueue",
         "storage": "file",
         "discard": "new",

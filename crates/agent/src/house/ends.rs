@@ -3,7 +3,6 @@
 use super::House;
 use crate::attempts::{Ending, crash_failure};
 use crate::link::WorkerEvent;
-use crate::supervise::Order;
 use crate::worker::Gone;
 use grange_dispatch::{Input, RunEnd, WorkerId};
 use grange_protocol::failure::{Failure, FailureKind};
@@ -27,7 +26,7 @@ impl House {
                     entry.plugin, ready.protocol
                 );
                 entry.failure = Some(Failure::new(FailureKind::StartFailed, text));
-                entry.handle.order(Order::Kill);
+                entry.kill();
                 None
             }
             WorkerEvent::LoadFailed { stage, raised } => {
@@ -51,12 +50,12 @@ impl House {
                 let text = format!("the worker of `{}` broke the protocol: {why}", entry.plugin);
                 tracing::error!(worker = worker.0, text, "worker");
                 entry.failure = Some(Failure::new(FailureKind::WorkerCrashed, text));
-                entry.handle.order(Order::Kill);
+                entry.kill();
                 None
             }
             WorkerEvent::Closed => {
                 // Without its link a worker is of no use; one that has ended by itself is not hurt by this.
-                entry.handle.order(Order::Kill);
+                entry.kill();
                 None
             }
         }
@@ -91,10 +90,17 @@ impl House {
             tracing::warn!(plugin = %entry.plugin, failure = failure.message, "worker did not come up");
             return Some(Input::WorkerFailed { worker, failure: Box::new(failure) });
         }
-        let failure = entry.failure.unwrap_or_else(|| crash_failure(code, signal, &gone.stderr));
+        let by_deadline = gone.was_killed() && !entry.told_to_end;
+        let (cause, failure) = if by_deadline {
+            let text = "the lease ended: the broker was out of reach for too long, so the run was stopped";
+            (RetryCause::HostLost, Failure::new(FailureKind::HostLost, text))
+        } else {
+            let crash = || crash_failure(code, signal, &gone.stderr);
+            (RetryCause::WorkerCrashed, entry.failure.unwrap_or_else(crash))
+        };
         for job in entry.runs.values() {
             if let Some(held) = self.rooms.jobs.get_mut(job) {
-                held.ending = Some(Ending::Retry(RetryCause::WorkerCrashed, Box::new(failure.clone())));
+                held.ending = Some(Ending::Retry(cause, Box::new(failure.clone())));
             }
         }
         Some(Input::WorkerExited { worker })

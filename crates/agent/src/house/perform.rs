@@ -94,6 +94,7 @@ impl House {
             runs: HashMap::new(),
             last_run: 0,
             failure: None,
+            told_to_end: false,
         };
         self.rooms.workers.insert(worker, entry);
         None
@@ -116,8 +117,8 @@ impl House {
     }
 
     fn kill(&mut self, worker: WorkerId) {
-        if let Some(entry) = self.rooms.workers.get(&worker) {
-            entry.handle.order(Order::Kill);
+        if let Some(entry) = self.rooms.workers.get_mut(&worker) {
+            entry.kill();
         }
     }
 
@@ -171,6 +172,10 @@ fn ending(held: &mut Held, how: Conclusion) -> Ending {
             Ending::Failed(Box::new(Failure::new(FailureKind::Internal, text)))
         }),
         Conclusion::Retry(cause) => match reported {
+            // The dispatcher knows that the worker went; only the supervisor knows why.
+            Some(Ending::Retry(RetryCause::HostLost, failure)) => {
+                Ending::Retry(RetryCause::HostLost, failure)
+            }
             Some(Ending::Retry(_, failure)) => Ending::Retry(cause, failure),
             _ => {
                 let text = match cause {

@@ -92,7 +92,7 @@ impl House {
                     entry.failure.get_or_insert_with(|| Failure::new(FailureKind::TimedOut, text));
                 }
                 tracing::warn!(worker = id.0, plugin = %entry.plugin, "patience with the worker is over");
-                entry.handle.order(Order::Kill);
+                entry.kill();
             }
         }
         self.decide(Input::Tick).await;
