@@ -12,7 +12,7 @@ use grange_broker_client::follow::{Follow, Update};
 use grange_broker_client::query::job_status;
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::{Record, State};
-use grange_protocol::subject::JobKey;
+use grange_protocol::subject::{JobKey, Lane};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -33,6 +33,7 @@ pub(crate) async fn follow(
     let mut looks = interval_at(Instant::now() + LOOK, LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waits = true;
+    let mut lane = None;
     loop {
         tokio::select! {
             update = updates.next() => {
@@ -42,6 +43,9 @@ pub(crate) async fn follow(
                     Err(error) => Batch { updates: Vec::new(), error: Some(error) },
                 };
                 output.updates(&batch.updates)?;
+                if let Some(ran_out) = ran_out(key, &batch.updates, &mut lane) {
+                    return ran_out;
+                }
                 waits = batch.updates.last().map_or(waits, is_waiting);
                 if let Some(Update::End(record)) = batch.updates.into_iter().next_back() {
                     return Ok(record);
@@ -84,6 +88,30 @@ fn take_batch(follow: &mut Follow, first: Update) -> Batch {
         }
     }
     batch
+}
+
+/// A job whose waiting time ran out has expired, whether or not an agent has written that down yet.
+fn ran_out(
+    key: &JobKey,
+    updates: &[Update],
+    lane: &mut Option<Lane>,
+) -> Option<Result<Box<Record>, Failure>> {
+    for update in updates {
+        match update {
+            Update::State { record: Some(record), .. } => *lane = Some(record.lane()),
+            Update::State { expired_marker: true, .. } => {
+                return Some(match lane {
+                    Some(lane) => Ok(Box::new(Record::new(lane, State::Expired, 0))),
+                    None => Err(Failure::new(
+                        Exit::JobExpired,
+                        format!("job {} waited too long and expired", key.job),
+                    )),
+                });
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 fn is_waiting(update: &Update) -> bool {

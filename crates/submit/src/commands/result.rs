@@ -10,6 +10,12 @@ use grange_broker_client::query::{JobView, job_status};
 use grange_protocol::record::{Record, State};
 use grange_protocol::subject::JobKey;
 use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::time::interval;
+
+/// How often a job that is waited for is looked at.
+const LOOK: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -57,9 +63,7 @@ async fn look(session: &Session, key: &JobKey) -> Result<Box<Record>, Failure> {
     }
     let id = &key.job;
     if view.ran_out {
-        let text =
-            format!("job {id} waited longer than its `max_wait`; the farm has not written that down yet");
-        return Err(Failure::new(Exit::JobExpired, text));
+        return Err(expired(key));
     }
     let place = match (view.state(), view.record.as_ref().and_then(|record| record.attempt.as_ref())) {
         (State::Running | State::Claimed, Some(attempt)) => format!(" on {}", attempt.agent),
@@ -72,13 +76,27 @@ async fn look(session: &Session, key: &JobKey) -> Result<Box<Record>, Failure> {
     Err(failure.hint(format!("`grange result {id} --wait` waits for it, `grange watch {id}` shows it")))
 }
 
+fn expired(key: &JobKey) -> Failure {
+    Failure::new(Exit::JobExpired, format!("job {} waited too long and expired", key.job))
+}
+
 async fn wait(session: &Session, key: &JobKey) -> Result<Box<Record>, Failure> {
     let outcomes = Outcomes::open(&session.broker, &key.owner).await?;
     // First the place in the queue, then the look: an end between the two is heard.
-    let end = outcomes.wait(key);
-    let mut view = job_status(&session.broker, &session.ledger, key).await?;
-    match terminal(&mut view) {
-        Some(record) => Ok(record),
-        None => Ok(end.await?),
+    let mut end = pin!(outcomes.wait(key));
+    let mut looks = interval(LOOK);
+    loop {
+        tokio::select! {
+            record = &mut end => return Ok(record?),
+            // A waiting time that runs out leaves no record to hear of.
+            _ = looks.tick() => {
+                let mut view = job_status(&session.broker, &session.ledger, key).await?;
+                match terminal(&mut view) {
+                    Some(record) => return Ok(record),
+                    None if view.ran_out => return Err(expired(key)),
+                    None => {}
+                }
+            }
+        }
     }
 }

@@ -26,7 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use watch::Watch;
 
 /// How often the broker is asked whether it is still there.
-const HEALTH: Duration = Duration::from_secs(2);
+const HEALTH: Duration = Duration::from_millis(500);
 /// How often the agent's heartbeat is read.
 const LOOK: Duration = Duration::from_millis(250);
 /// Longest time for the agent's drain, which has a limit of its own.

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Shows all of a job from its start, whether it waits, runs or has ended long ago. To go on where a program stopped, give
-the last `sequence` that it saw in --output json.")]
+the last `sequence` of a chunk, progress or log line that it saw in --output json.")]
 pub(crate) struct WatchFlags {
     /// Id of the job, its unique beginning, owner/id, or @last
     job: JobArgument,

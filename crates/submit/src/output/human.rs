@@ -157,7 +157,8 @@ impl Human {
             }
         }
         if outcome.chunks > 0 {
-            rest.push_str(&format!(", {} chunks", outcome.chunks));
+            let s = if outcome.chunks == 1 { "" } else { "s" };
+            rest.push_str(&format!(", {} chunk{s}", outcome.chunks));
         }
         let word = self.screen.err_look.paint(style, &format!("{mark} {}", record.state));
         format!("{word}{}", self.dim(&rest))
@@ -167,7 +168,10 @@ impl Human {
         let Some(failure) = end.record.outcome.as_ref().and_then(|outcome| outcome.failure.as_ref()) else {
             return Vec::new();
         };
-        let mut lines = vec![(To::Err, format!("{}: {}", failure.kind, clean_lines(&failure.message)))];
+        let raised = failure.exception.as_deref().filter(|name| !failure.message.contains(name));
+        let raised = raised.map(|name| format!("{}: ", clean(name))).unwrap_or_default();
+        let mut lines =
+            vec![(To::Err, format!("{}: {raised}{}", failure.kind, clean_lines(&failure.message)))];
         let shown = |text: &Option<String>| text.as_deref().map(clean_lines).unwrap_or_default();
         for text in [shown(&failure.traceback), shown(&failure.stderr)] {
             let count = text.lines().count();

@@ -170,7 +170,7 @@ fn update(update: &Update) -> Option<Value> {
     let token = |token: &grange_protocol::subject::AttemptToken| token.to_string();
     Some(match update {
         Update::State { sequence, record, expired_marker } => json!({
-            "event": "state", "sequence": sequence, "record": record,
+            "event": "state", "revision": sequence, "record": record,
             "state": record.as_ref().map(|record| record.state), "ran_out": expired_marker,
         }),
         Update::Attempt { token: attempt } => {
@@ -226,7 +226,7 @@ fn job(view: &JobView) -> Value {
     json!({
         "job": view.key.job, "owner": view.key.owner, "state": view.state(),
         "plugin": lane.as_ref().map(|lane| &lane.plugin), "class": lane.as_ref().map(|lane| &lane.class),
-        "priority": lane.as_ref().map(|lane| lane.priority), "sequence": view.sequence,
+        "priority": lane.as_ref().map(|lane| lane.priority), "revision": view.sequence,
         "waiting": view.waiting.as_ref().map(|waiting| json!({
             "sequence": waiting.sequence, "submitted_ms": waiting.submitted_ms, "ahead": waiting.ahead,
         })),

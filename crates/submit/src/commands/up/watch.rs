@@ -9,6 +9,11 @@ use grange_protocol::name::{AgentName, Incarnation, PluginName};
 use grange_protocol::status::{AgentStatus, PluginState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Longest time for one reading of the heartbeats.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What was told already.
 pub(super) struct Watch {
@@ -40,8 +45,9 @@ impl Watch {
 
     /// Reads the heartbeats, and tells what is new. A broker that does not answer now will later.
     pub(super) async fn look(&mut self, session: &Session, output: &mut dyn Output) -> Result<(), Failure> {
-        match query::agents(&session.broker).await {
-            Ok(agents) => {
+        // A broker that has ended must not keep anybody from seeing that.
+        match timeout(PATIENCE, query::agents(&session.broker)).await {
+            Ok(Ok(agents)) => {
                 let since_ms = self.since_ms;
                 for (status, _) in agents.iter().filter(|(status, _)| status.started_ms >= since_ms) {
                     for news in self.news(status) {
@@ -49,6 +55,7 @@ impl Watch {
                     }
                 }
             }
+            Ok(Err(error)) => tracing::debug!(%error, "heartbeats were not read"),
             Err(error) => tracing::debug!(%error, "heartbeats were not read"),
         }
         Ok(())
