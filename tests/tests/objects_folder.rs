@@ -6,6 +6,7 @@ use grange_protocol::failure::FailureKind;
 use grange_protocol::object::ObjectRef;
 use grange_protocol::record::State;
 use grange_tests::{Agent, Client, Farm, Returned, eventually, plugin, repository};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -66,7 +67,8 @@ async fn an_input_is_fetched_once_and_survives_a_restart() {
     take_away(&farm, &page).await;
     let renamed = ObjectRef { name: "other.png".to_owned(), ..page.clone() };
     assert_eq!(read(&client, &renamed).await, json!({"size": 200_000, "name": "other.png"}));
-    agent.kill();
+    agent.signal(Signal::TERM);
+    assert!(agent.wait(SOON).await.success());
     let _again = agent.plan().start();
     assert_eq!(read(&client, &page).await["size"], 200_000);
 }
