@@ -35,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) broker: Options,
     pub(crate) source: Source,
     pub(crate) objects_url: Option<String>,
+    /// `--objects`, where it was given.
+    pub(crate) objects_flag: Option<String>,
     /// Who submits.
     pub(crate) owner: Owner,
     /// `--owner`, where it was given: then only this owner's jobs are looked at.
@@ -113,8 +115,17 @@ impl Context {
             .clone()
             .or_else(|| get("GRANGE_OBJECTS"))
             .or_else(|| farm.as_ref().map(|farm| farm.objects.clone()));
-        let only_owner = flags.owner.clone();
-        Ok(Self { environment, state, broker, source, objects_url, owner, only_owner, farm })
+        Ok(Self {
+            environment,
+            state,
+            broker,
+            source,
+            objects_url,
+            objects_flag: flags.objects.clone(),
+            owner,
+            only_owner: flags.owner.clone(),
+            farm,
+        })
     }
 
     pub(crate) async fn connect(&self) -> Result<Session, Failure> {

@@ -78,6 +78,9 @@ pub(crate) async fn run(
         match kind {
             ErrorKind::StorageFull => failure
                 .hint("reserve less, e.g. --jobs-bytes 256MiB --state-bytes 512MiB --events-bytes 512MiB"),
+            ErrorKind::Conflict if flags.replicas > 1 => {
+                failure.hint("more than one copy needs a broker cluster of at least so many servers")
+            }
             ErrorKind::Conflict => failure.hint("`grange doctor` shows what is there"),
             _ => failure,
         }

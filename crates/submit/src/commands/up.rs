@@ -138,15 +138,15 @@ async fn come_up(flags: &UpFlags, context: &Context, output: &mut dyn Output) ->
         version: session.broker.client().server_info().version,
         durability: server::durability(sync).to_owned(),
     })?;
-    let objects = context.state.join("objects");
-    let objects_url = format!("file://{}", objects.display());
-    output.farm(&FarmNews::Objects { folder: objects })?;
+    let folder = || format!("file://{}", context.state.join("objects").display());
+    let objects = context.objects_flag.clone().unwrap_or_else(folder);
+    output.farm(&FarmNews::Objects { url: objects.clone() })?;
     let plan = agent::Plan {
         program,
         shim,
         broker: server.url(),
         state: context.state.join("agent"),
-        objects: objects_url.clone(),
+        objects: objects.clone(),
         plugins: folders,
         uv,
         log: context.state.join("agent.log"),
@@ -155,7 +155,7 @@ async fn come_up(flags: &UpFlags, context: &Context, output: &mut dyn Output) ->
     let agent = Agent::start(plan)?;
     context.state.write_farm(&FarmFile {
         broker: server.url(),
-        objects: objects_url,
+        objects,
         owner: context.owner.clone(),
         monitor: server.addresses().monitor.map(|address| address.to_string()),
         pid: std::process::id(),

@@ -333,7 +333,7 @@ impl Output for Human {
                 format!("{:<9}nats-server {version} with JetStream at {url}", "broker"),
                 format!("{:<9}{durability}", ""),
             ],
-            FarmNews::Objects { folder } => line("objects", folder.display().to_string()),
+            FarmNews::Objects { url } => line("objects", url.clone()),
             FarmNews::Agent { status, log } => {
                 let text =
                     format!("{}: {}; its log: {}", status.agent, listings::capacity(status), log.display());

@@ -239,7 +239,7 @@ fn farm(news: &FarmNews) -> Value {
         FarmNews::Broker { url, version, durability } => {
             json!({ "event": "broker", "url": url, "version": version, "durability": durability })
         }
-        FarmNews::Objects { folder } => json!({ "event": "objects", "folder": folder }),
+        FarmNews::Objects { url } => json!({ "event": "objects", "url": url }),
         FarmNews::Agent { status, log } => json!({
             "event": "agent", "name": status.agent, "incarnation": status.incarnation,
             "capacity": status.capacity, "log": log,

@@ -89,9 +89,21 @@ impl Screen {
 
 /// Text of others without what could steer a terminal. Of a line that was written over, the last text counts.
 pub(super) fn clean(text: &str) -> String {
-    let last = text.trim_end_matches('\r');
-    let last = last.rsplit('\r').next().unwrap_or_default();
-    last.chars().filter(|c| !c.is_control() || *c == '\t').collect()
+    let last = text.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
+    let mut clean = String::with_capacity(last.len());
+    let mut rest = last.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            // A sequence that begins with `ESC [` ends with its first letter.
+            '\x1b' if rest.as_str().starts_with('[') => {
+                rest.by_ref().skip(1).find(|c| ('@'..='~').contains(c));
+            }
+            '\t' => clean.push(c),
+            c if c.is_control() => {}
+            c => clean.push(c),
+        }
+    }
+    clean
 }
 
 /// The same for a text of several lines.
@@ -148,7 +160,9 @@ pub(super) mod tests {
 
     #[test]
     fn a_plugin_cannot_steer_the_terminal() {
-        assert_eq!(clean("a\x1b[31mb\x07"), "a[31mb");
+        assert_eq!(clean("a\x1b[31mb\x07\x1b[0m"), "ab");
+        assert_eq!(clean("cut off\x1b[31"), "cut off");
+        assert_eq!(clean("\x1b]0;title\x07x"), "]0;titlex");
         assert_eq!(clean("10 %\r20 %\r"), "20 %");
         assert_eq!(clean_lines("a\x1b\nb"), "a\nb");
     }

@@ -97,7 +97,7 @@ pub(crate) enum FarmNews {
     /// The broker answers.
     Broker { url: String, version: String, durability: String },
     /// Where objects lie.
-    Objects { folder: PathBuf },
+    Objects { url: String },
     /// The agent's first heartbeat came.
     Agent { status: Box<AgentStatus>, log: PathBuf },
     /// Something that the agent's operator should know.

@@ -3,7 +3,7 @@
 //! The only place of this crate that asks the JetStream API itself: the client library has verbs for jobs, none for
 //! looking at a server.
 
-use super::{fail, ok, streams, warn};
+use super::{ok, streams, warn};
 use crate::context::{Context, Session, Source};
 use crate::output::words::Check;
 use crate::units;
@@ -129,9 +129,4 @@ async fn clock(session: &Session) -> Check {
         );
     }
     ok("clock", text)
-}
-
-/// For checks that found nothing to look at.
-pub(super) fn missing(name: &str) -> Check {
-    fail("streams", format!("`{name}` is not there"), "`grange init` makes the farm's streams and buckets")
 }

@@ -1,6 +1,6 @@
 //! Are the farm's streams there, as they should be, and with room?
 
-use super::broker::{ask, missing};
+use super::broker::ask;
 use super::{fail, ok, warn};
 use crate::context::Session;
 use crate::output::words::Check;
@@ -58,11 +58,11 @@ fn wanted() -> Vec<Wanted> {
 pub(super) async fn checks(session: &Session, clustered: bool) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut right = 0;
-    let mut replicas = Vec::new();
+    let (mut replicas, mut absent) = (Vec::new(), Vec::new());
     for wanted in wanted() {
         let told = ask(session, &format!("STREAM.INFO.{}", wanted.name)).await.unwrap_or_default();
         let Some(config) = told.get("config") else {
-            checks.push(missing(&wanted.name));
+            absent.push(format!("`{}`", wanted.name));
             continue;
         };
         replicas.push(config["num_replicas"].as_u64().unwrap_or(1));
@@ -75,6 +75,10 @@ pub(super) async fn checks(session: &Session, clustered: bool) -> Vec<Check> {
             )),
         }
         checks.extend(room(&wanted.name, config, &told["state"]));
+    }
+    if !absent.is_empty() {
+        let text = format!("{} not there", absent.join(", "));
+        checks.push(fail("streams", text, "`grange init` makes the farm's streams and buckets"));
     }
     if right > 0 {
         checks.insert(0, ok("streams", format!("{right} streams and buckets are as they should be")));

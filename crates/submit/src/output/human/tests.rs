@@ -50,7 +50,7 @@ fn data_and_messages_are_apart() {
         ])
         .unwrap();
     assert_eq!(out.take(), "  1/2  0.98  Dear reader,\n");
-    assert_eq!(err.take(), "  │ loading[2J\n   50 %  line 1 of 2\n");
+    assert_eq!(err.take(), "  │ loading\n   50 %  line 1 of 2\n");
 }
 
 #[test]
