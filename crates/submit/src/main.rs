@@ -31,7 +31,10 @@ const LEFTOVERS: Duration = Duration::from_millis(50);
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log();
-    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    // Variables that are no text are nobody's setting here.
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
     let mut output = output::open(cli.global.output, &environment);
     match run(cli, environment, output.as_mut()) {
         Ok(exit) => exit.into(),

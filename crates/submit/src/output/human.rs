@@ -352,10 +352,13 @@ impl Output for Human {
             }
             FarmNews::Ready { plugins, failed } => {
                 let failed = if *failed > 0 { format!(", {failed} of them failed") } else { String::new() };
-                let text = format!(
-                    "{plugins} plugins{failed}; try `grange submit echo text=hello`; Ctrl-C stops the farm"
-                );
-                line("ready", text)
+                let s = if *plugins == 1 { "" } else { "s" };
+                line(
+                    "ready",
+                    format!(
+                        "{plugins} plugin{s}{failed}; `grange submit PLUGIN key=value` runs one, Ctrl-C ends the farm"
+                    ),
+                )
             }
             FarmNews::AgentLost { how } => {
                 line("agent", format!("ended by itself ({how}); starting it again"))

@@ -52,6 +52,8 @@ pub(super) struct Plan {
 pub(super) struct Agent {
     plan: Plan,
     child: Child,
+    /// How long the log was when the child was started.
+    log_start: u64,
     ends: Vec<Instant>,
 }
 
@@ -118,12 +120,12 @@ fn needs_environment(folder: &Path) -> bool {
 
 impl Agent {
     pub(super) fn start(plan: Plan) -> Result<Self, Failure> {
-        let child = spawn(&plan)?;
-        Ok(Self { plan, child, ends: Vec::new() })
+        let (child, log_start) = spawn(&plan)?;
+        Ok(Self { plan, child, log_start, ends: Vec::new() })
     }
 
     pub(super) fn start_again(&mut self) -> Result<(), Failure> {
-        self.child = spawn(&self.plan)?;
+        (self.child, self.log_start) = spawn(&self.plan)?;
         Ok(())
     }
 
@@ -143,7 +145,8 @@ impl Agent {
         if was_up && self.ends.len() < ENDS {
             return Ok(());
         }
-        let said = end_of(&self.plan.log).unwrap_or_default();
+        let said = end_of(&self.plan.log, self.log_start).unwrap_or_default();
+        let said = if said.is_empty() { "nothing" } else { &said };
         let text = format!("the agent ended ({how}); it said: {said}");
         Err(Failure::new(Exit::Other, text).hint(format!("its log: {}", self.plan.log.display())))
     }
@@ -167,9 +170,11 @@ impl Agent {
     }
 }
 
-fn spawn(plan: &Plan) -> Result<Child, Failure> {
+/// Starts it, and says how long its log was then.
+fn spawn(plan: &Plan) -> Result<(Child, u64), Failure> {
     let log = open_log(&plan.log)
         .map_err(|e| Failure::system(format!("the agent's log `{}`", plan.log.display()), &e))?;
+    let log_start = log.0.metadata().map_or(0, |log| log.len());
     let mut command = Command::new(&plan.shim[0]);
     command
         .args(&plan.shim[1..])
@@ -190,9 +195,10 @@ fn spawn(plan: &Plan) -> Result<Child, Failure> {
     if let Some(uv) = &plan.uv {
         command.env("GRANGE_UV", uv);
     }
-    command.spawn().map_err(|e| {
+    let child = command.spawn().map_err(|e| {
         Failure::system(format!("`{}` cannot be started", Path::new(&plan.shim[0]).display()), &e)
-    })
+    })?;
+    Ok((child, log_start))
 }
 
 fn open_log(path: &Path) -> io::Result<(File, File)> {
@@ -203,15 +209,16 @@ fn open_log(path: &Path) -> io::Result<(File, File)> {
     Ok((log.try_clone()?, log))
 }
 
-/// The end of the log, in one line.
-fn end_of(path: &Path) -> io::Result<String> {
+/// The end of what the log has after `start`, in one line.
+fn end_of(path: &Path, start: u64) -> io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(SHOWN_BYTES)))?;
+    let from = start.max(length.saturating_sub(SHOWN_BYTES));
+    file.seek(SeekFrom::Start(from))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    let whole: Vec<&str> = text.lines().skip(usize::from(length > SHOWN_BYTES)).map(str::trim).collect();
+    let whole: Vec<&str> = text.lines().skip(usize::from(from > start)).map(str::trim).collect();
     Ok(whole.join(" | "))
 }
 
@@ -254,8 +261,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         std::fs::write(&path, "a\nb\n").unwrap();
-        assert_eq!(end_of(&path).unwrap(), "a | b");
+        assert_eq!(end_of(&path, 0).unwrap(), "a | b");
+        assert_eq!(end_of(&path, 2).unwrap(), "b");
+        assert_eq!(end_of(&path, 4).unwrap(), "");
         std::fs::write(&path, "x".repeat(1000) + "\nlast\n").unwrap();
-        assert_eq!(end_of(&path).unwrap(), "last");
+        assert_eq!(end_of(&path, 0).unwrap(), "last");
     }
 }

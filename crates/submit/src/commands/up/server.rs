@@ -58,7 +58,32 @@ pub(super) async fn start(
     options.sync = sync;
     options.monitor = true;
     options.death_shim = Some(shim);
-    NatsServer::start(&options).await.map_err(|e| Failure::new(Exit::Broker, chain(&e)))
+    NatsServer::start(&options).await.map_err(|error| failure(&error))
+}
+
+/// Of what a server said that did not come up, its last complaint.
+fn failure(error: &NatsError) -> Failure {
+    match error {
+        NatsError::Exited { folder, said } | NatsError::NotReady { folder, said, .. } => {
+            let text =
+                format!("the nats-server of `{}` did not come up: {}", folder.display(), complaint(said));
+            let failure = Failure::new(Exit::Broker, text);
+            if said.contains("address already in use") {
+                failure.hint("give another --port, or none: then any free one is taken")
+            } else {
+                failure.hint(format!("its log: {}", folder.join("nats-server.log").display()))
+            }
+        }
+        error => Failure::new(Exit::Broker, chain(error)),
+    }
+}
+
+fn complaint(said: &str) -> &str {
+    let last = said.lines().rev().find_map(|line| {
+        let at = ["[FTL]", "[ERR]"].iter().find_map(|mark| Some(line.find(mark)? + mark.len()))?;
+        Some(line[at..].trim())
+    });
+    last.or_else(|| said.lines().next_back()).unwrap_or("it said nothing")
 }
 
 pub(super) async fn connect(server: &NatsServer) -> Result<Session, Failure> {
@@ -115,6 +140,21 @@ pub(super) async fn revive(server: &mut NatsServer) -> Result<bool, Failure> {
         Ok(()) => Ok(true),
         // It runs and is only slow.
         Err(NatsError::AlreadyRunning { .. }) => Ok(false),
-        Err(error) => Err(Failure::new(Exit::Broker, chain(&error))),
+        Err(error) => Err(failure(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_complaint_is_shown() {
+        let said =
+            "[1] 2026 [INF] fine\n[1] 2026 [FTL] Error listening: address already in use\n[1] 2026 [INF] bye";
+        assert_eq!(complaint(said), "Error listening: address already in use");
+        assert_eq!(complaint("only this"), "only this");
+        let error = NatsError::Exited { folder: "/f".into(), said: said.to_owned() };
+        assert!(failure(&error).hint.unwrap().contains("--port"));
     }
 }
