@@ -2,12 +2,16 @@
 
 use super::House;
 use crate::attempts::{Ending, crash_failure};
+use crate::clock::boot_ms;
 use crate::link::WorkerEvent;
 use crate::worker::Gone;
 use grange_dispatch::{Input, RunEnd, WorkerId};
 use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::frame::{LINK_PROTOCOL, Raised};
 use grange_protocol::lifecycle::RetryCause;
+
+/// How long a worker whose link ended may take to end itself, milliseconds.
+const LINK_GRACE_MS: u64 = 500;
 
 impl House {
     /// A worker's word.
@@ -54,8 +58,9 @@ impl House {
                 None
             }
             WorkerEvent::Closed => {
-                // Without its link a worker is of no use; one that has ended by itself is not hurt by this.
-                entry.kill();
+                // Without its link a worker is of no use; one that is ending by itself may do so, and say how.
+                let end = boot_ms() + LINK_GRACE_MS;
+                entry.patience_until = Some(entry.patience_until.map_or(end, |at| at.min(end)));
                 None
             }
         }
