@@ -1,6 +1,7 @@
 //! What a pull brings: a ticket, or something that pretends to be one.
 
 use async_nats::Message;
+use grange_protocol::json::Json;
 use grange_protocol::name::{Class, PluginName};
 use grange_protocol::subject::{JobKey, Lane, STATE_HEADER, parse_ticket};
 use grange_protocol::ticket::{Priority, Ticket};
@@ -54,6 +55,9 @@ pub enum Arrival {
     Unusable(Box<Unusable>),
 }
 
+/// Deepest nesting of arguments. An interpreter's JSON reader gives up somewhere above, and takes every run of its worker
+/// with it.
+const MAX_NESTING: usize = 256;
 /// Bytes of a bad body that are kept as evidence.
 const EXCERPT_BYTES: usize = 512;
 
@@ -109,6 +113,11 @@ pub fn read(message: &Message) -> Option<Arrival> {
         return bad(Some(key), "malformed", format!("header `{STATE_HEADER}` is not a number"));
     };
     match Ticket::read(&message.payload) {
+        Ok(ticket) if nesting(&ticket) > MAX_NESTING => {
+            let why =
+                format!("the arguments are nested {} deep; the limit is {MAX_NESTING}", nesting(&ticket));
+            bad(Some(key), "malformed", why)
+        }
         Ok(ticket) => {
             Some(Arrival::Ticket(Box::new(Delivery { lane, key, ticket, base, ack, subject, submitted_ms })))
         }
@@ -116,9 +125,47 @@ pub fn read(message: &Message) -> Option<Arrival> {
     }
 }
 
+/// How deep a ticket's arguments are nested.
+fn nesting(ticket: &Ticket) -> usize {
+    let depth = |json: &Option<Json>| json.as_ref().map_or(0, |json| depth_of(json.text().as_bytes()));
+    depth(&ticket.args).max(depth(&ticket.kwargs))
+}
+
+/// How deep a JSON text is nested; at most its brackets where those are few.
+fn depth_of(text: &[u8]) -> usize {
+    let brackets = text.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    if brackets <= MAX_NESTING {
+        return brackets;
+    }
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nesting_is_counted_outside_of_strings() {
+        let many = |text: &str| text.repeat(MAX_NESTING + 1);
+        assert_eq!(depth_of(format!("[{}[]]", many("[],")).as_bytes()), 2);
+        assert_eq!(depth_of(format!(r#"["\"{}"]"#, many("[")).as_bytes()), 1);
+        assert_eq!(depth_of(format!("{}{}", many("["), many("]")).as_bytes()), MAX_NESTING + 1);
+        assert_eq!(depth_of(format!(r#"{}["\\", {}]"#, many("[]"), many("[")).as_bytes()), MAX_NESTING + 2);
+    }
 
     #[test]
     fn both_shapes_of_ack_subjects_are_read() {
