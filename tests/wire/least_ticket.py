@@ -12,7 +12,7 @@ async def story(nc: Any) -> Any:
     record, _ = await end(nc, "alice", job)
 
     subject = f"grange.jobs.default.normal.echo.alice.{job}"
-    again = await wire.write(nc, subject, b"", {"Nats-Msg-Id": job})
+    again = await wire.write(nc, subject, b"", {"Nats-Msg-Id": f"alice/{job}"})
     assert again["duplicate"] is True, again
 
     # Without any header it is a job too; a second ticket for it changes nothing.

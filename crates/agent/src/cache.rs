@@ -34,7 +34,8 @@ impl Cache {
         let turn = self.turn(&object.sha256);
         let _one_at_a_time = turn.lock().await;
         if !holds(&cached, object.size) {
-            self.0.objects.link_to_file(object, &cached).await?;
+            // A copy: a plugin that writes into its input must not reach the store's own file.
+            self.0.objects.get_to_file(object, &cached).await?;
         }
         let (cached, path) = (cached.clone(), path.to_owned());
         let linked = tokio::task::spawn_blocking(move || link(&cached, &path)).await;

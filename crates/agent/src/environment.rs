@@ -2,12 +2,14 @@
 //!
 //! Plugins with equal needs share one. A build that was cut off leaves a folder that the next one sweeps.
 
+use crate::logs::{Tail, drain};
+use crate::process::{Started, next_report, start};
+use crate::supervise::{Program, Report};
 use grange_protocol::manifest::EnvironmentSpec;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
 use std::time::Duration;
-use tokio::process::Command;
 
 /// Version of the layout; another one makes another key.
 const LAYOUT: &str = "1";
@@ -58,6 +60,8 @@ pub struct Environments {
     pub uv: Option<PathBuf>,
     /// Longest build.
     pub limit: Duration,
+    /// The tool's environment: the agent's own, with its indexes and proxies.
+    pub environment: BTreeMap<String, String>,
 }
 
 impl Environments {
@@ -110,43 +114,64 @@ impl Environments {
 
     async fn build(&self, spec: &EnvironmentSpec, aside: &Path) -> Result<(), EnvironmentError> {
         let uv = self.uv.as_ref().ok_or(EnvironmentError::NoUv)?;
-        let mut venv = Command::new(uv);
-        venv.args(["venv", "--quiet", "--relocatable"]);
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut venv = vec![text(uv), "venv".to_owned(), "--quiet".to_owned(), "--relocatable".to_owned()];
         if !spec.python.is_empty() {
-            venv.args(["--python", &spec.python]);
+            venv.extend(["--python".to_owned(), spec.python.clone()]);
         }
-        self.run(venv.arg(aside)).await?;
+        venv.push(text(aside));
+        self.run(venv).await?;
         if spec.requirements.is_empty() {
             return Ok(());
         }
         let io = |source| EnvironmentError::Io { path: aside.to_owned(), source };
         let requirements = aside.join("requirements.txt");
         std::fs::write(&requirements, spec.requirements.join("\n")).map_err(io)?;
-        let mut install = Command::new(uv);
-        install.args(["pip", "install", "--quiet", "--python"]).arg(aside.join("bin").join("python"));
+        let mut install: Vec<String> =
+            [&text(uv), "pip", "install", "--quiet", "--python"].map(str::to_owned).to_vec();
+        install.push(text(&aside.join("bin").join("python")));
         if !spec.overrides.is_empty() {
             let overrides = aside.join("overrides.txt");
             std::fs::write(&overrides, spec.overrides.join("\n")).map_err(io)?;
-            install.arg("--override").arg(overrides);
+            install.extend(["--override".to_owned(), text(&overrides)]);
         }
-        self.run(install.arg("--requirement").arg(requirements)).await.map(drop)
+        install.extend(["--requirement".to_owned(), text(&requirements)]);
+        self.run(install).await
     }
 
-    async fn run(&self, command: &mut Command) -> Result<Output, EnvironmentError> {
-        let shown = format!("{:?}", command.as_std());
-        let child = command.stdin(Stdio::null()).kill_on_drop(true).output();
-        let timed_out =
-            |_| EnvironmentError::TimedOut { command: shown.clone(), seconds: self.limit.as_secs() };
-        let output = tokio::time::timeout(self.limit, child)
-            .await
-            .map_err(timed_out)?
-            .map_err(|e| EnvironmentError::Tool { command: shown.clone(), output: e.to_string() })?;
-        if output.status.success() {
-            return Ok(output);
+    /// Runs a tool under a supervisor, as a worker is: whatever it starts ends with this agent, or at the limit.
+    async fn run(&self, command: Vec<String>) -> Result<(), EnvironmentError> {
+        let shown = command.join(" ");
+        let program = Program { command, env: self.environment.clone(), folder: self.folder.clone() };
+        let failed = |output: String| EnvironmentError::Tool { command: shown.clone(), output };
+        let started = start("uv", program).map_err(|e| failed(crate::plugins::chain(&e)))?;
+        let Started { mut supervisor, orders, mut reports, link, stdout, stderr, .. } = started;
+        drop(link);
+        let tail = Tail::default();
+        let work = async {
+            let mut last = None;
+            let reading = async {
+                while let Some(report) = next_report(&mut reports).await {
+                    last = Some(report);
+                }
+            };
+            let lines = drain(stderr, OUTPUT_BYTES, |line| tail.push(line));
+            tokio::join!(reading, lines, drain(stdout, OUTPUT_BYTES, |_| {}));
+            let _ = supervisor.wait().await;
+            last
+        };
+        let ended = tokio::time::timeout(self.limit, work).await;
+        // The supervisor kills what is left when its orders end.
+        drop(orders);
+        let seconds = self.limit.as_secs();
+        match ended.map_err(|_| EnvironmentError::TimedOut { command: shown.clone(), seconds })? {
+            Some(Report::Ended { code: Some(0), .. }) => Ok(()),
+            Some(report) => {
+                let said = tail.text();
+                Err(failed(if said.is_empty() { crate::journal::describe(&report) } else { said }))
+            }
+            None => Err(failed("its supervisor ended without a word".to_owned())),
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = grange_protocol::limit::keep_end(said.trim(), OUTPUT_BYTES);
-        Err(EnvironmentError::Tool { command: shown, output: said })
     }
 }
 

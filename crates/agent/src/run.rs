@@ -125,6 +125,7 @@ async fn come_up(config: Config, environment: BTreeMap<String, String>, host: St
             folder: config.state_dir.join("environments"),
             uv: find_uv(config.uv.as_deref(), &config.state_dir, path),
             limit: Duration::from_secs(config.limits.environment_build_s),
+            environment: environment.clone(),
         },
         python: config.python.clone(),
         universal: universal::lay_out(&config.state_dir)

@@ -73,17 +73,6 @@ impl Objects {
         Ok(ObjectRef::new(sha256, size, name))
     }
 
-    /// As `get_to_file`, for a reader that never writes: where the store is a folder of the same file system the file
-    /// is a verified hard link instead of a copy.
-    pub async fn link_to_file(&self, object: &ObjectRef, path: &Path) -> Result<(), Error> {
-        check_reference(object)?;
-        let Place::Folder(folder) = &self.place else {
-            return self.get_to_file(object, path).await;
-        };
-        let (folder, object, path) = (Arc::clone(folder), object.clone(), path.to_owned());
-        blocking(move || folder.link_to_file(&object, &path)).await
-    }
-
     /// Stores bytes under their digest, to be called `name`; the same bytes are stored once.
     pub async fn put_bytes(&self, bytes: Bytes, name: &str) -> Result<ObjectRef, Error> {
         let (sha256, size) = match &self.place {

@@ -104,7 +104,8 @@ struct Post {
 impl Post {
     async fn send(&self, key: &JobKey) -> Result<Pending, Error> {
         let mut headers = HeaderMap::new();
-        headers.insert(headers::MESSAGE_ID, HeaderValue::from(key.job.as_str()));
+        // With the owner: ids are compared over the whole stream, and two owners may choose the same.
+        headers.insert(headers::MESSAGE_ID, HeaderValue::from(key.to_string()));
         headers.insert(headers::STATE, HeaderValue::from(self.revision));
         publish::send(&self.broker, self.subject.clone(), headers, self.body.clone()).await
     }

@@ -9,6 +9,7 @@ use grange_dispatch::{Input, RunEnd, WorkerId};
 use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::frame::{LINK_PROTOCOL, Raised};
 use grange_protocol::lifecycle::RetryCause;
+use grange_protocol::status::PluginState;
 
 /// How long a worker whose link ended may take to end itself, milliseconds.
 const LINK_GRACE_MS: u64 = 500;
@@ -21,6 +22,10 @@ impl House {
             WorkerEvent::Ready(ready) if ready.protocol == LINK_PROTOCOL => {
                 entry.ready = true;
                 entry.patience_until = None;
+                if let Some(plugin) = self.plugins.get_mut(&entry.plugin) {
+                    plugin.state = PluginState::Ready;
+                    plugin.reason.clear();
+                }
                 tracing::info!(plugin = %entry.plugin, worker = worker.0, "worker ready");
                 Some(Input::WorkerReady { worker })
             }
@@ -90,7 +95,7 @@ impl House {
         if !entry.ready {
             let failure = entry.failure.unwrap_or_else(|| gone.start_failure(entry.plugin.as_str()));
             if let Some(plugin) = self.plugins.get_mut(&entry.plugin) {
-                plugin.reason.clone_from(&failure.message);
+                (plugin.state, plugin.reason) = (PluginState::Failed, failure.message.clone());
             }
             tracing::warn!(plugin = %entry.plugin, failure = failure.message, "worker did not come up");
             return Some(Input::WorkerFailed { worker, failure: Box::new(failure) });

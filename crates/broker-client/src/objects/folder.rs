@@ -67,22 +67,6 @@ impl Folder {
         self.put_file(path)
     }
 
-    /// Verifies an object where it lies and gives it another name; copies where that cannot be.
-    pub(super) fn link_to_file(&self, object: &ObjectRef, target: &Path) -> Result<(), Error> {
-        let source = self.path(&object.sha256);
-        let missing = |e: Error| match e.kind() {
-            ErrorKind::NotFound => super::missing(&object.sha256, &self.root.display()).because(e),
-            _ => e,
-        };
-        let (sha256, size) = digest::sha256_file(&source).map_err(missing)?;
-        super::check_bytes(object, &sha256, size)?;
-        let _ = std::fs::remove_file(target);
-        match std::fs::hard_link(&source, target) {
-            Ok(()) => Ok(()),
-            Err(_) => self.get_to_file(object, target),
-        }
-    }
-
     pub(super) fn put_bytes(&self, bytes: &[u8]) -> Result<(String, u64), Error> {
         let (sha256, size) = (digest::sha256(bytes), bytes.len() as u64);
         if !self.has(&sha256, size) {
