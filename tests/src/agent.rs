@@ -1,7 +1,8 @@
 //! An agent as a real process.
 
+use crate::eventually::eventually;
 use crate::farm::{binary, death_shim};
-use crate::processes::{descendants, is_alive, rss_bytes, signal};
+use crate::processes::{descendants, is_alive, named, rss_bytes, signal};
 use rustix::process::Signal;
 use std::fs::File;
 use std::path::PathBuf;
@@ -76,6 +77,15 @@ impl Agent {
     /// Everything that it started.
     pub fn descendants(&self) -> Vec<u32> {
         descendants(self.pid())
+    }
+
+    /// Waits until it has so many processes of this name below it, and gives everything below it.
+    pub async fn tree_with(&self, name: &str, count: usize) -> Vec<u32> {
+        eventually(&format!("{count} `{name}` are there"), Duration::from_secs(20), async || {
+            let tree = self.descendants();
+            if named(&tree, name).len() == count { Ok(tree) } else { Err(format!("{tree:?}")) }
+        })
+        .await
     }
 
     /// Its resident memory, bytes.

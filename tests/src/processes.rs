@@ -1,6 +1,8 @@
 //! Looking at processes from outside: who is there, who belongs to whom, how much memory they hold.
 
+use crate::eventually::eventually;
 use rustix::process::{Pid, Signal, kill_process};
+use std::time::Duration;
 
 /// Sends a signal. False: there is no such process.
 pub fn signal(pid: u32, signal: Signal) -> bool {
@@ -43,6 +45,15 @@ pub fn named(pids: &[u32], name: &str) -> Vec<u32> {
 /// Those of `pids` that are still there.
 pub fn left(pids: &[u32]) -> Vec<u32> {
     pids.iter().copied().filter(|pid| is_alive(*pid)).collect()
+}
+
+/// Waits until all of `pids` are gone.
+pub async fn all_gone(pids: &[u32], limit: Duration) {
+    eventually("the processes are gone", limit, async || match left(pids) {
+        none if none.is_empty() => Ok(()),
+        some => Err(format!("{some:?} of {pids:?} are left")),
+    })
+    .await;
 }
 
 /// Resident memory, bytes.

@@ -85,6 +85,10 @@ async fn a_plugin_that_hangs_at_its_start_is_ended() {
     let left = named(&agent.descendants(), "sleep");
     assert!(left.is_empty(), "{left:?}");
     good(&client).await;
+    let key = client.submit("hangs", &json!({})).await;
+    client.reaches(&key, State::Running).await;
+    client.cancel(&key).await;
+    assert_eq!(client.end(&key).await.state, State::Cancelled, "nobody has to wait for the start");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use grange_protocol::name::{Class, JobId};
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::{Record, State};
 use grange_protocol::ticket::Priority;
-use grange_tests::processes::{left, named};
+use grange_tests::processes::{all_gone, named};
 use grange_tests::{Client, Farm, Returned, began, eventually, lines, plugin};
 use serde_json::json;
 use std::path::Path;
@@ -130,28 +130,15 @@ async fn a_running_job_that_does_not_listen_is_killed_with_all_its_processes() {
     let agent = farm.agent("h1", &[plugin("stubborn"), plugin("gate")]).await;
     let client = farm.client("alice").await;
     let key = client.submit("stubborn", &json!({"log": farm.path("log")})).await;
-    let tree = stubborn_tree(&agent).await;
+    let tree = agent.tree_with("sleep", 2).await;
     let asked = Instant::now();
     assert_eq!(client.cancel(&key).await, Cancelled::Requested);
     let limit = Duration::from_secs(2); // one second of grace, and one more
-    eventually("the tree is gone", limit.saturating_sub(asked.elapsed()), async || match left(&tree) {
-        none if none.is_empty() => Ok(()),
-        some => Err(format!("{some:?} of {tree:?}")),
-    })
-    .await;
+    all_gone(&tree, limit.saturating_sub(asked.elapsed())).await;
     assert!(asked.elapsed() >= Duration::from_millis(900), "it was given its grace: {:?}", asked.elapsed());
     assert_eq!(client.end(&key).await.state, State::Cancelled);
     client.run("gate", &json!({})).await.value();
     assert_eq!(lines(&farm.path("log")), ["1"]);
-}
-
-/// The supervisor, the worker and both of its processes, once they are there.
-async fn stubborn_tree(agent: &grange_tests::Agent) -> Vec<u32> {
-    eventually("the plugin has its processes", SOON, async || {
-        let tree = agent.descendants();
-        if named(&tree, "sleep").len() == 2 { Ok(tree) } else { Err(format!("{tree:?}")) }
-    })
-    .await
 }
 
 #[tokio::test]
