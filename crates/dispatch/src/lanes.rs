@@ -1,5 +1,9 @@
 //! The pull discipline: which lane is asked next, for how many. Owns what is known of each lane's content; never more
 //! than one pull per plugin at a time, so that a higher lane is always asked before a lower one.
+//!
+//! One exception, for plugins whose runs take a few milliseconds: where a bell was answered, one more ticket is asked
+//! for without a bell (a standing pull, a slot kept for it), so that a client that sends one short job after the other
+//! does not pay for bell and pull each time. It ends by itself within 100 ms, and other lanes are asked beside it.
 
 use crate::vocabulary::Time;
 use grange_protocol::name::{Class, PluginName};
@@ -14,8 +18,15 @@ struct Knowledge {
     asked: u32,
     /// Bells since the last pull.
     rung: u32,
-    /// Found empty at this time, and no bell since.
+    /// A pull found it empty at this time, and none since found as much as it looked for. A bell that was answered says
+    /// nothing of it: the ticket that came may have been an older one.
     empty_since: Option<Time>,
+    /// The last pull waited: it was made for bells, or stood.
+    waiting: bool,
+    /// The pull that is out waits without a bell, for one ticket that may follow.
+    standing: bool,
+    /// The last pull brought all it asked for: more may follow.
+    lively: bool,
 }
 
 /// The lanes of the plugins that can run here, or could once: what they asked for may still come.
@@ -66,14 +77,18 @@ impl Lanes {
     pub(crate) fn ring(&mut self, lane: &Lane) {
         if let Some(known) = self.lane(lane) {
             known.rung = known.rung.saturating_add(1);
-            known.empty_since = None;
         }
     }
 
     /// A ticket came.
     pub(crate) fn delivered(&mut self, lane: &Lane) {
-        if let Some(known) = self.lane(lane) {
-            known.asked = known.asked.saturating_sub(1);
+        let Some(known) = self.lane(lane).filter(|known| known.asked > 0) else { return };
+        known.asked -= 1;
+        if known.asked == 0 {
+            if !known.waiting {
+                known.empty_since = None;
+            }
+            (known.standing, known.lively) = (false, true);
         }
     }
 
@@ -81,9 +96,8 @@ impl Lanes {
     pub(crate) fn ended(&mut self, lane: &Lane, now: Time) {
         if let Some(known) = self.lane(lane).filter(|known| known.asked > 0) {
             known.asked = 0;
-            if known.rung == 0 {
-                known.empty_since = Some(now);
-            }
+            (known.standing, known.lively) = (false, false);
+            known.empty_since = Some(now);
         }
     }
 
@@ -100,23 +114,34 @@ impl Lanes {
     }
 
     /// The next pull of a plugin with `free` slots, from its highest lane that may hold something: not yet looked at,
-    /// rung, or found empty `patience` ago.
-    pub(crate) fn next(&mut self, plugin: &PluginName, free: u32, now: Time, patience: Time) -> Option<Pull> {
+    /// rung, or found empty `patience` ago. `short`: its runs take a few milliseconds.
+    pub(crate) fn next(
+        &mut self,
+        plugin: &PluginName,
+        free: u32,
+        now: Time,
+        patience: Time,
+        short: bool,
+    ) -> Option<Pull> {
         let lanes = self.known.get_mut(plugin)?;
-        if free == 0 || lanes.values().any(|known| known.asked > 0) {
+        if lanes.values().any(|known| known.asked > 0 && !known.standing) {
             return None;
         }
-        let hopeful = |known: &Knowledge| match known.empty_since {
-            None => true,
-            Some(_) if known.rung > 0 => true,
-            Some(since) => now.saturating_sub(since) >= patience,
-        };
-        let (lane, known) = lanes.iter_mut().find(|(_, known)| hopeful(known))?;
-        let wait = known.rung > 0;
-        let batch = if wait { free.min(known.rung) } else { free };
-        known.asked = batch;
-        known.rung = known.rung.saturating_sub(batch);
-        Some(Pull { lane: lane.clone(), batch, wait })
+        let kept: u32 = lanes.values().map(|known| known.asked).sum();
+        let free = free.checked_sub(kept).filter(|free| *free > 0)?;
+        let old = |since: Time| now.saturating_sub(since) >= patience;
+        let hopeful =
+            |known: &Knowledge| known.asked == 0 && (known.rung > 0 || known.empty_since.is_none_or(old));
+        if let Some((lane, known)) = lanes.iter_mut().find(|(_, known)| hopeful(known)) {
+            let wait = known.rung > 0;
+            let batch = if wait { free.min(known.rung) } else { free };
+            (known.asked, known.rung) = (batch, known.rung.saturating_sub(batch));
+            known.waiting = wait;
+            return Some(Pull { lane: lane.clone(), batch, wait });
+        }
+        let (lane, known) = lanes.iter_mut().find(|(_, known)| short && known.lively && known.asked == 0)?;
+        (known.asked, known.waiting, known.standing) = (1, true, true);
+        Some(Pull { lane: lane.clone(), batch: 1, wait: true })
     }
 
     fn lane(&mut self, lane: &Lane) -> Option<&mut Knowledge> {

@@ -195,7 +195,7 @@ pub enum Action {
         lane: Lane,
         /// At most so many.
         batch: u32,
-        /// A bell rang: the ticket may still be on its way to the consumer.
+        /// A bell rang and the ticket may still be on its way to the consumer, or one short job may follow another.
         wait: bool,
     },
     /// Hand a ticket back that was not claimed.

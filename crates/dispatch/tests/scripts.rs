@@ -4,6 +4,9 @@
 #[path = "scripts/found.rs"]
 mod found;
 #[cfg(test)]
+#[path = "scripts/standing.rs"]
+mod standing;
+#[cfg(test)]
 #[path = "scripts/stops.rs"]
 mod stops;
 #[cfg(test)]
@@ -20,8 +23,9 @@ fn a_job_from_its_bell_to_its_end() {
     t.says(Talk::delivered("a"), &["claim a"]);
     t.says(Talk::claimed("a"), &["spawn w1"]);
     t.says(Talk::ready(1), &["run a on w1"]);
-    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "pull default/normal 1"]);
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported"]);
     t.says(Talk::settled("a"), &[]);
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::claimed("b"), &["run b on w1"]);
 }
@@ -52,8 +56,7 @@ fn a_bell_without_room_is_answered_when_there_is_room() {
     t.says(Talk::bell("low"), &[]);
     t.says(Talk::bell("high"), &[]);
     t.says(Talk::ended("a", 50.0), &["conclude a: reported", "pull default/high 1 wait"]);
-    t.says(Talk::pull_ended("default/high"), &["pull default/normal 1"]);
-    t.says(Talk::pull_ended("default/normal"), &["pull default/low 1 wait"]);
+    t.says(Talk::pull_ended("default/high"), &["pull default/low 1 wait"]);
 }
 
 #[test]
@@ -84,8 +87,7 @@ fn an_empty_lane_rests_250_ms_from_freed_slots_and_2_s_from_all_else() {
     t.running("a");
     t.running("b");
     t.now = 249;
-    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "pull default/normal 1"]);
-    t.says(Talk::pull_ended("default/normal"), &[]);
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported"]);
     t.now = 250;
     t.says(Talk::ended("b", 50.0), &["conclude b: reported", "pull any/urgent 2"]);
     t.says(Talk::pull_ended("any/urgent"), &[]);
@@ -93,14 +95,17 @@ fn an_empty_lane_rests_250_ms_from_freed_slots_and_2_s_from_all_else() {
     t.says(Input::Tick, &[]);
     t.now = 2_000;
     t.says(Input::Tick, &["pull default/urgent 2"]);
+    t.says(Talk::pull_ended("default/urgent"), &["pull any/high 2"]);
+    t.says(Talk::pull_ended("any/high"), &["pull default/high 2"]);
+    t.says(Talk::pull_ended("default/high"), &["pull any/normal 2"]);
+    t.says(Talk::pull_ended("any/normal"), &["pull default/normal 2"]); // its bells were answered at 0
 }
 
 #[test]
 fn another_lane_is_not_asked_for_more_than_can_start() {
     let mut t = Talk::swept(spec(2, 2));
     t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
-    t.says(Talk::delivered("a"), &["claim a", "pull default/normal 3"]);
-    t.says(Talk::pull_ended("default/normal"), &[]);
+    t.says(Talk::delivered("a"), &["claim a"]);
     t.now = 2_000;
     t.says(Input::Tick, &["pull any/urgent 3"]);
     t.says(Talk::not_claimed("a"), &[]);
@@ -147,7 +152,8 @@ fn a_worker_that_does_not_come_up_fails_what_waits_and_rests_twice_as_long_each_
     t.says(Talk::delivered("a"), &["claim a"]);
     t.says(Talk::claimed("a"), &["spawn w9"]);
     t.says(Talk::ready(9), &["run a on w9"]);
-    t.says(Talk::exited(9), &["conclude a: retry, WorkerCrashed", "pull default/normal 1"]);
+    t.says(Talk::exited(9), &["conclude a: retry, WorkerCrashed"]);
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::claimed("b"), &["spawn w10"]);
     t.says(Talk::failed(10), &["conclude b: failed, no module named `ocr`"]);
@@ -159,7 +165,8 @@ fn a_worker_that_does_not_come_up_fails_what_waits_and_rests_twice_as_long_each_
 fn a_failed_start_beside_another_worker_fails_nothing() {
     let mut t = Talk::swept(spec(1, 2));
     t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
-    t.says(Talk::delivered("a"), &["claim a", "pull default/normal 1"]);
+    t.says(Talk::bell("normal"), &[]);
+    t.says(Talk::delivered("a"), &["claim a", "pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::claimed("a"), &["spawn w1"]);
     t.says(Talk::claimed("b"), &["spawn w2"]);
@@ -177,7 +184,7 @@ fn a_crash_retries_what_ran_and_hands_back_what_was_behind() {
     t.learn_short();
     t.running("a");
     t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
-    t.says(Talk::delivered("b"), &["claim b ahead", "pull default/normal 3"]);
+    t.says(Talk::delivered("b"), &["claim b ahead", "pull default/normal 1 wait"]);
     t.says(Talk::claimed("b"), &["run b on w1"]);
     t.says(Talk::exited(1), &["conclude a: retry, WorkerCrashed", "conclude b: retry, NotStarted"]);
     t.says(Talk::exited(1), &[]);
@@ -199,7 +206,7 @@ fn a_crash_leaves_what_waits_to_the_next_worker() {
 fn short_runs_are_held_ahead_as_many_as_start_in_4_ms() {
     let mut t = Talk::swept(spec(2, 1));
     t.running("a");
-    t.says(Talk::ended("a", 1.5), &["conclude a: reported"]);
+    t.says(Talk::ended("a", 1.5), &["conclude a: reported", "pull default/normal 1 wait"]);
     t.says(Talk::settled("a"), &[]);
     t.says(Input::Reconnected, &["pull any/urgent 6"]);
     for (job, says) in [("b", "claim b"), ("c", "claim c"), ("d", "claim d ahead")] {
@@ -217,7 +224,7 @@ fn free_workers_are_filled_before_anything_is_held_ahead() {
     let mut t = Talk::swept(spec(1, 2));
     t.running("a");
     t.running("b");
-    t.says(Talk::ended("a", 1.0), &["conclude a: reported", "pull default/normal 9"]);
+    t.says(Talk::ended("a", 1.0), &["conclude a: reported", "pull default/normal 1 wait"]);
     t.says(Input::Reconnected, &["pull any/urgent 9"]);
     t.says(Talk::delivered_from("any/urgent", "c"), &["claim c"]);
     t.says(Talk::claimed("c"), &["run c on w1"]);

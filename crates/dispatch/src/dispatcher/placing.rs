@@ -49,7 +49,8 @@ impl Dispatcher {
         let workers = if rests { live } else { plugin.spec.max_workers.saturating_sub(ending) };
         let slots = workers.saturating_mul(plugin.slots(&self.config));
         let free = slots.saturating_sub(plugin.held).min(SETTLING_MAX - self.settling);
-        if let Some(pull) = self.lanes.next(name, free, now, patience) {
+        let short = plugin.ahead(&self.config) > 0;
+        if let Some(pull) = self.lanes.next(name, free, now, patience, short) {
             out.push(Action::Pull { lane: pull.lane, batch: pull.batch, wait: pull.wait });
         }
     }

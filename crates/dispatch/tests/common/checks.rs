@@ -1,6 +1,6 @@
 //! The laws: every action compared with what the ledger knows, then what has to be true after a step.
 
-use super::ledger::{At, Cause, Hand, Ledger, Life, Mode, Worker};
+use super::ledger::{At, Cause, Hand, LaneFacts, Ledger, Life, Mode, Worker};
 use super::{Broken, Checked, Law, law};
 use grange_dispatch::{Action, Conclusion, Dispatcher, Input, Time, WorkerId};
 use grange_protocol::failure::FailureKind;
@@ -103,18 +103,29 @@ impl Ledger {
         let name = &lane.plugin;
         let open = self.plugins.get(name).is_some_and(|known| !known.gone);
         law(Law::PullOrder, open, || format!("{lane} is pulled, its plugin is gone"))?;
-        law(Law::PullOrder, self.asked(name) == 0, || format!("{lane} is pulled beside another pull"))?;
-        let (held, capacity) = (self.held(name), self.capacity(name, now));
+        let beside = self.looked_for(name) > 0 || self.lanes[lane].asked > 0;
+        law(Law::PullOrder, !beside, || format!("{lane} is pulled beside another pull"))?;
+        let (held, capacity) = (self.held(name) + self.asked(name), self.capacity(name, now));
         let fits = batch > 0 && held + batch as usize <= capacity;
         law(Law::Capacity, fits, || format!("{batch} asked, {held} held of {capacity}"))?;
-        for (higher, facts) in self.lanes.range(..lane.clone()).filter(|(higher, _)| higher.plugin == *name) {
-            let passed = facts.empty_since.is_some_and(|at| now < at + self.config.idle_sweep_ms);
+        let unasked = |(higher, facts): &(&Lane, &LaneFacts)| higher.plugin == *name && facts.asked == 0;
+        for (higher, facts) in self.lanes.range(..lane.clone()).filter(unasked) {
+            let fresh = facts.empty_since.is_some_and(|at| now < at + self.config.idle_sweep_ms);
+            let passed = fresh && facts.bells == 0;
             let urgent = higher.priority < lane.priority;
             law(Law::PullOrder, passed || !urgent, || format!("{lane} is pulled, {higher} may hold some"))?;
         }
+        let short = self.is_short(name);
         let facts = self.lanes.get_mut(lane).unwrap();
+        let standing = wait && facts.bells == 0;
+        if standing {
+            let after = short && facts.lively && batch == 1;
+            law(Law::Bells, after, || format!("{lane} is pulled without a bell, and nothing came before"))?;
+            (facts.asked, facts.waiting, facts.standing, facts.lively) = (1, true, true, false);
+            return Ok(());
+        }
         let patience = if frees(input) { self.config.empty_lane_ms } else { self.config.idle_sweep_ms };
-        let alone = facts.empty_since.is_some_and(|at| now < at + patience);
+        let alone = facts.bells == 0 && facts.empty_since.is_some_and(|at| now < at + patience);
         law(Law::PullOrder, !alone, || format!("{lane} was found empty at {:?}", facts.empty_since))?;
         let answers = wait == (facts.bells > 0) && (!wait || batch <= facts.bells);
         law(Law::Bells, answers, || {
@@ -122,6 +133,7 @@ impl Ledger {
         })?;
         facts.asked = batch;
         facts.bells = facts.bells.saturating_sub(batch);
+        (facts.waiting, facts.lively) = (wait, false);
         Ok(())
     }
 
@@ -291,12 +303,13 @@ impl Ledger {
         let rung = matches!(input, Input::Bell { lane } if lane.plugin == *name);
         let looked_at = rung || matches!(input, Input::Tick | Input::Reconnected);
         let open = self.mode == Mode::Working && !self.plugins[name].gone;
-        if !looked_at || !open || self.asked(name) > 0 || self.held(name) >= self.capacity(name, now) {
+        let full = self.held(name) + self.asked(name) >= self.capacity(name, now);
+        if !looked_at || !open || self.looked_for(name) > 0 || full {
             return Ok(());
         }
         let hopeful = self.lanes.iter().find(|(lane, facts)| {
             let old = facts.empty_since.is_none_or(|at| now >= at + self.config.idle_sweep_ms);
-            lane.plugin == *name && (facts.bells > 0 || old)
+            lane.plugin == *name && facts.asked == 0 && (facts.bells > 0 || old)
         });
         law(Law::Bells, hopeful.is_none(), || format!("{hopeful:?} is not pulled"))
     }

@@ -83,7 +83,14 @@ pub(crate) struct LaneFacts {
     pub(crate) asked: u32,
     /// Bells that no pull has answered.
     pub(crate) bells: u32,
+    /// When a pull found nothing more; none since found as much as it looked for.
     pub(crate) empty_since: Option<Time>,
+    /// The pull that is out answers bells.
+    pub(crate) waiting: bool,
+    /// The pull that is out was made without a bell, after one that was answered.
+    pub(crate) standing: bool,
+    /// The last pull that answered bells was answered in full.
+    pub(crate) lively: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +138,6 @@ impl Ledger {
             Input::Bell { lane } => {
                 if let Some(facts) = self.open_lane(lane) {
                     facts.bells += 1;
-                    facts.empty_since = None;
                 }
             }
             Input::Delivered { lane, job, limits } => self.delivered(lane, job, *limits),
@@ -139,7 +145,8 @@ impl Ledger {
             Input::PullEnded { lane } => {
                 if let Some(facts) = self.lanes.get_mut(lane).filter(|facts| facts.asked > 0) {
                     facts.asked = 0;
-                    facts.empty_since = (facts.bells == 0).then_some(now);
+                    (facts.waiting, facts.standing, facts.lively) = (false, false, false);
+                    facts.empty_since = Some(now);
                 }
             }
             Input::Reconnected => self.lanes.values_mut().for_each(|facts| *facts = LaneFacts::default()),
@@ -195,6 +202,17 @@ impl Ledger {
 
     pub(crate) fn asked(&self, name: &PluginName) -> usize {
         self.lanes.iter().filter(|(lane, _)| lane.plugin == *name).map(|(_, f)| f.asked as usize).sum()
+    }
+
+    /// Tickets asked for by pulls that look for what is there.
+    pub(crate) fn looked_for(&self, name: &PluginName) -> usize {
+        let looking = self.lanes.iter().filter(|(lane, facts)| lane.plugin == *name && !facts.standing);
+        looking.map(|(_, facts)| facts.asked as usize).sum()
+    }
+
+    /// Whether the plugin's runs are known to be short.
+    pub(crate) fn is_short(&self, name: &PluginName) -> bool {
+        self.plugins[name].learned && name.as_str() == super::life::SHORT
     }
 
     pub(crate) fn workers_of(&self, name: &PluginName) -> impl Iterator<Item = &Worker> {
@@ -272,8 +290,12 @@ impl Ledger {
 
     /// A pull brought one of what it asked for.
     fn came(&mut self, lane: &Lane) {
-        if let Some(facts) = self.lanes.get_mut(lane) {
-            facts.asked = facts.asked.saturating_sub(1);
+        let Some(facts) = self.lanes.get_mut(lane).filter(|facts| facts.asked > 0) else { return };
+        facts.asked -= 1;
+        if facts.asked == 0 && facts.waiting {
+            (facts.waiting, facts.standing, facts.lively) = (false, false, true);
+        } else if facts.asked == 0 {
+            facts.empty_since = None;
         }
     }
 

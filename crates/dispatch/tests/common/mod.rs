@@ -28,7 +28,7 @@ pub(crate) enum Law {
     KnownWorkers,
     /// What is asked for and what is held can all start; workers never outnumber the limit.
     Capacity,
-    /// One pull per plugin, from the highest lane that may hold something.
+    /// One pull per plugin beside standing ones, from the highest lane that may hold something.
     PullOrder,
     /// A bell is answered by a pull of its lane as soon as there is room.
     Bells,

@@ -47,8 +47,10 @@ fn a_run_behind_another_has_its_time_from_its_own_start() {
     t.learn_short();
     t.running("a");
     t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
-    t.says(Talk::delivered("b"), &["claim b ahead", "pull default/normal 3"]);
+    t.says(Talk::delivered("b"), &["claim b ahead", "pull default/normal 1 wait"]);
     t.says(Talk::claimed("b"), &["run b on w1"]);
+    t.now = 100;
+    t.says(Talk::pull_ended("default/normal"), &[]);
     t.now = 1_500;
     t.says(Input::Tick, &["cancel a on w1"]);
     t.now = 1_600;
@@ -80,7 +82,7 @@ fn a_late_word_about_a_claim_leaves_the_run_alone() {
     let mut t = Talk::swept(spec(1, 1));
     t.running("a");
     t.says(Talk::not_claimed("a"), &[]);
-    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "pull default/normal 1"]);
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported"]);
     t.says(Talk::not_claimed("a"), &[]);
     assert_eq!(t.view().running, 0);
 }
@@ -90,7 +92,8 @@ fn a_cancelled_run_says_nothing_of_how_long_runs_take() {
     let mut t = Talk::swept(spec(1, 1));
     t.running("a");
     t.says(Talk::cancel("a"), &["cancel a on w1"]);
-    t.says(Talk::obeyed("a"), &["conclude a: cancelled", "pull default/normal 1"]);
+    t.says(Talk::obeyed("a"), &["conclude a: cancelled"]);
+    t.says(Input::Reconnected, &["pull any/urgent 1"]);
 }
 
 #[test]
@@ -114,5 +117,50 @@ fn a_late_end_of_a_pull_says_nothing_of_its_lane() {
 fn a_worker_that_was_up_and_failed_crashed() {
     let mut t = Talk::swept(spec(1, 1));
     t.running("a");
-    t.says(Talk::failed(1), &["conclude a: retry, WorkerCrashed", "pull default/normal 1"]);
+    t.says(Talk::failed(1), &["conclude a: retry, WorkerCrashed"]);
+    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]); // it rests only after failed starts
+}
+
+#[test]
+fn a_bell_in_a_lane_that_holds_more_hides_nothing() {
+    let mut t = Talk::new();
+    let said = t.hears(Talk::plugin_ready(spec(1, 1)));
+    assert_eq!(said[1], "pull any/urgent 1");
+    for (lane, next) in [
+        ("any/urgent", "pull default/urgent 1"),
+        ("default/urgent", "pull any/high 1"),
+        ("any/high", "pull default/high 1"),
+        ("default/high", "pull any/normal 1"),
+        ("any/normal", "pull default/normal 1"),
+    ] {
+        t.says(Talk::pull_ended(lane), &[next]);
+    }
+    t.says(Talk::delivered("a"), &["claim a"]);
+    t.says(Talk::bell("normal"), &[]);
+    t.says(Talk::not_claimed("a"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("b"), &["claim b"]);
+    t.says(Talk::not_claimed("b"), &["pull default/normal 1"]); // it was never found empty
+}
+
+#[test]
+fn bells_that_are_answered_do_not_put_off_the_next_look_at_their_lane() {
+    let mut t = Talk::swept(spec(1, 2));
+    for (now, job) in [(100, "a"), (1_900, "b")] {
+        t.now = now;
+        t.says(Talk::bell("low"), &["pull default/low 1 wait"]);
+        t.says(Talk::delivered_from("default/low", job), &[&format!("claim {job}")]);
+    }
+    t.now = 2_000;
+    t.says(Talk::not_claimed("a"), &["pull any/urgent 1"]);
+    for (lane, next) in [
+        ("any/urgent", "pull default/urgent 1"),
+        ("default/urgent", "pull any/high 1"),
+        ("any/high", "pull default/high 1"),
+        ("default/high", "pull any/normal 1"),
+        ("any/normal", "pull default/normal 1"),
+        ("default/normal", "pull any/low 1"),
+        ("any/low", "pull default/low 1"),
+    ] {
+        t.says(Talk::pull_ended(lane), &[next]);
+    }
 }

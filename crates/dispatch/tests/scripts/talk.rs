@@ -12,6 +12,9 @@ pub(crate) fn spec(concurrency: u32, max_workers: u32) -> PluginSpec {
     PluginSpec { concurrency, max_workers, timeout_ms: None, cancel_grace_ms: 1_000 }
 }
 
+/// A sweep asks each of the eight lanes once, and once more where a bell rang.
+const MOST_PULLS: usize = 16;
+
 pub(crate) struct Talk {
     dispatcher: Dispatcher,
     pub(crate) now: Time,
@@ -31,10 +34,14 @@ impl Talk {
     }
 
     /// Finds the lane that it said it pulls empty, and each one that is pulled then.
+    #[track_caller]
     pub(crate) fn sweep(&mut self, mut said: Vec<String>) {
-        while let Some(lane) = said.iter().find_map(|s| s.strip_prefix("pull ")?.split(' ').next()) {
+        for _ in 0..MOST_PULLS {
+            let lane = said.iter().find_map(|s| s.strip_prefix("pull ")?.split(' ').next());
+            let Some(lane) = lane else { return };
             said = self.hears(Self::pull_ended(lane));
         }
+        panic!("pulls of empty lanes do not end");
     }
 
     /// Tells it something.
