@@ -9,6 +9,7 @@ use grange_local_farm::options::{NatsOptions, SyncInterval};
 use grange_local_farm::tools;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// The top of the repository.
@@ -82,7 +83,15 @@ impl Farm {
 
     /// A connection of its own.
     pub async fn broker(&self) -> Broker {
-        let options = Options { url: self.nats.url(), name: "test".into(), ..Options::default() };
+        // A test is patient: the machine may be busy with others.
+        let patience = Duration::from_secs(20);
+        let options = Options {
+            url: self.nats.url(),
+            name: "test".into(),
+            connect_timeout: patience,
+            request_timeout: patience,
+            ..Options::default()
+        };
         Broker::connect(&options).await.expect("the broker answers")
     }
 
