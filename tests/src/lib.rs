@@ -8,6 +8,7 @@
 )]
 
 mod agent;
+mod cli;
 mod client;
 mod eventually;
 mod farm;
@@ -16,6 +17,7 @@ pub mod processes;
 mod story;
 
 pub use agent::{Agent, AgentPlan};
+pub use cli::{Grange, Running, Said};
 pub use client::{Client, Returned};
 pub use eventually::eventually;
 pub use farm::{Farm, FarmOptions, binary, plugin, repository};
