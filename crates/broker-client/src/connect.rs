@@ -3,6 +3,7 @@
 //! Owns how to connect, what a server must be, and the news of reconnects. Never knows a job.
 
 use crate::error::{self, Error, ErrorKind};
+use crate::refusals::{self, Recent, Refusal};
 use crate::tls;
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{Client, ConnectOptions, Event, Message, Subject};
@@ -84,6 +85,7 @@ pub struct Broker {
     request_timeout: Duration,
     reconnects: watch::Receiver<u64>,
     disturbances: watch::Receiver<u64>,
+    refusals: watch::Receiver<Recent>,
 }
 
 /// What the event callback tells the rest.
@@ -91,6 +93,7 @@ struct News {
     lost: AtomicBool,
     reconnects: watch::Sender<u64>,
     disturbances: watch::Sender<u64>,
+    refusals: watch::Sender<Recent>,
 }
 
 impl News {
@@ -104,11 +107,8 @@ impl News {
                 }
             }
             Event::SlowConsumer(_) => self.disturbances.send_modify(|count| *count += 1),
-            Event::LameDuckMode
-            | Event::Draining
-            | Event::Closed
-            | Event::ServerError(_)
-            | Event::ClientError(_) => {}
+            Event::ServerError(error) => refusals::take(&self.refusals, error),
+            Event::LameDuckMode | Event::Draining | Event::Closed | Event::ClientError(_) => {}
         }
         tracing::debug!(%event, "broker connection");
     }
@@ -132,7 +132,8 @@ impl Broker {
         tls::use_ring();
         let (reconnects, reconnected) = watch::channel(0);
         let (disturbances, disturbed) = watch::channel(0);
-        let news = Arc::new(News { lost: AtomicBool::new(false), reconnects, disturbances });
+        let (refusals, refused) = watch::channel(Recent::default());
+        let news = Arc::new(News { lost: AtomicBool::new(false), reconnects, disturbances, refusals });
         let servers: Vec<String> =
             options.url.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect();
         let client = connect_options(options, news)
@@ -152,6 +153,7 @@ impl Broker {
             request_timeout: options.request_timeout,
             reconnects: reconnected,
             disturbances: disturbed,
+            refusals: refused,
         };
         broker.check_jetstream(&options.url).await?;
         Ok(broker)
@@ -159,11 +161,12 @@ impl Broker {
 
     async fn check_jetstream(&self, url: &str) -> Result<(), Error> {
         let request = async_nats::Request::new().timeout(Some(self.request_timeout.min(JETSTREAM_CHECK)));
-        let answer = self.client.send_request("$JS.API.INFO", request).await;
-        let enabled = match answer {
-            Ok(message) => !message.payload.windows(7).any(|w| w == b"\"error\""),
+        let subject = Subject::from_static("$JS.API.INFO");
+        let refusal = self.refusal(subject.clone());
+        let enabled = match refusal.or(self.client.send_request(subject, request)).await {
+            Ok(Ok(message)) => !message.payload.windows(7).any(|w| w == b"\"error\""),
             // A user who may not ask gets no answer at all: the server's own word has to do.
-            Err(_) => self.client.server_info().jetstream,
+            Ok(Err(_)) | Err(_) => self.client.server_info().jetstream,
         };
         if enabled {
             return Ok(());
@@ -198,11 +201,17 @@ impl Broker {
         self.request_timeout
     }
 
-    /// Sends a request and waits for one answer. Nobody there is `NotFound`.
+    /// Hears whether the server refuses this user a subject that is used from now on.
+    pub(crate) fn refusal(&self, subject: Subject) -> Refusal {
+        Refusal::of(subject, &self.refusals)
+    }
+
+    /// Sends a request and waits for one answer. Nobody there is `NotFound`; `Unauthorised`: this user may not ask.
     pub async fn request(&self, subject: String, payload: Bytes) -> Result<Message, Error> {
         let request = async_nats::Request::new().payload(payload).timeout(Some(self.request_timeout));
         let subject = Subject::from(subject);
-        self.client.send_request(subject.clone(), request).await.map_err(|e| error::from_request(&subject, e))
+        let answer = self.refusal(subject.clone()).or(self.client.send_request(subject.clone(), request));
+        answer.await?.map_err(|e| error::from_request(&subject, e))
     }
 
     /// Waits until the server has taken everything that this connection sent before, subscriptions included.

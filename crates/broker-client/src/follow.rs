@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind};
 use crate::headers;
 use crate::history;
 use crate::ledger::Ledger;
+use crate::refusals::Refusal;
 use async_nats::{Message, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use grange_protocol::ownership::Stored;
@@ -50,6 +51,7 @@ pub struct Follow {
     states: Subscriber,
     events: Subscriber,
     disturbances: watch::Receiver<u64>,
+    refusal: Refusal,
     reader: Reader,
     out: VecDeque<Update>,
     /// The newest record's sequence.
@@ -94,6 +96,7 @@ impl Follow {
     async fn subscribe(broker: &Broker, key: &JobKey, since: Since) -> Result<Self, Error> {
         let client = broker.client();
         let disturbances = broker.disturbances();
+        let refusal = broker.refusal(key.on_state().into());
         let states = client.subscribe(key.on_state()).await.map_err(|_| Error::closed())?;
         let events = client.subscribe(key.on_events()).await.map_err(|_| Error::closed())?;
         Ok(Self {
@@ -103,6 +106,7 @@ impl Follow {
             states,
             events,
             disturbances,
+            refusal,
             reader: Reader::new(since),
             out: VecDeque::new(),
             revision: 0,
@@ -119,7 +123,7 @@ impl Follow {
     }
 
     /// The next update; None after the end. Safe to drop and call again. `DigestMismatch`: the chunks are not those
-    /// of the outcome. `NotFound`: events are no longer kept.
+    /// of the outcome. `NotFound`: events are no longer kept. `Unauthorised`: this user may not follow this owner's jobs.
     pub async fn next(&mut self) -> Result<Option<Update>, Error> {
         loop {
             if let Some(update) = self.out.pop_front() {
@@ -177,6 +181,7 @@ impl Follow {
                 }
                 Err(_) => Err(self.closed()),
             },
+            error = self.refusal.refused() => Err(error),
             () = tokio::time::sleep_until(self.heard + SILENCE) => {
                 self.read_again();
                 Ok(())

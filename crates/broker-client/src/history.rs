@@ -7,6 +7,7 @@ use crate::api::{self, StoredMessage};
 use crate::connect::Broker;
 use crate::error::{self, Error, ErrorKind};
 use crate::headers;
+use async_nats::{Subject, Subscriber};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
@@ -56,10 +57,14 @@ async fn ask(broker: &Broker, stream: &str, what: &str, body: &Value) -> Result<
     let client = broker.client();
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await.map_err(|_| Error::closed())?;
-    client
-        .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, body.to_string().into())
-        .await
-        .map_err(|_| Error::closed())?;
+    let subject = Subject::from(format!("$JS.API.DIRECT.GET.{stream}"));
+    let refusal = broker.refusal(subject.clone());
+    let asked = client.publish_with_reply(subject, inbox, body.to_string().into()).await;
+    asked.map_err(|_| Error::closed())?;
+    refusal.or(collect(broker, what, &mut answers)).await?
+}
+
+async fn collect(broker: &Broker, what: &str, answers: &mut Subscriber) -> Result<Page, Error> {
     let mut page = Page::default();
     loop {
         let answer = tokio::time::timeout(broker.request_timeout(), answers.next()).await.map_err(|e| {

@@ -17,6 +17,7 @@ pub mod objects;
 pub mod outcomes;
 pub mod publish;
 pub mod query;
+mod refusals;
 pub mod submit;
 mod tls;
 pub mod topology;

@@ -4,6 +4,7 @@
 
 use crate::connect::Broker;
 use crate::error::{self, Error};
+use crate::refusals::Refusal;
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::{HeaderMap, Subject};
@@ -24,6 +25,7 @@ pub struct Stored {
 pub struct Pending {
     subject: Subject,
     ack: PublishAckFuture,
+    refusal: Refusal,
 }
 
 /// Hands a message to the connection; messages of one caller are sent in the order of its calls. Waits only while
@@ -35,17 +37,19 @@ pub async fn send(
     payload: Bytes,
 ) -> Result<Pending, Error> {
     let subject = Subject::from(subject);
+    let refusal = broker.refusal(subject.clone());
     let message = PublishMessage::build().headers(headers).payload(payload);
     match broker.jetstream().send_publish(subject.clone(), message).await {
-        Ok(ack) => Ok(Pending { subject, ack }),
+        Ok(ack) => Ok(Pending { subject, ack, refusal }),
         Err(error) => Err(error::from_publish(&subject, error)),
     }
 }
 
 impl Pending {
-    /// Waits for the acknowledgement. `Timeout` means that nobody knows whether it was stored.
+    /// Waits for the acknowledgement. `Timeout` means that nobody knows whether it was stored, `Unauthorised` that the
+    /// server did not let it in.
     pub async fn stored(self) -> Result<Stored, Error> {
-        match self.ack.await {
+        match self.refusal.or(self.ack.into_future()).await? {
             Ok(ack) => Ok(Stored { sequence: ack.sequence, duplicate: ack.duplicate }),
             Err(error) => Err(error::from_publish(&self.subject, error)),
         }
