@@ -6,6 +6,7 @@ Never: the meaning of a frame, or a plugin's value.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -16,6 +17,8 @@ from typing import Any, Callable, NoReturn
 PROTOCOL = 1
 DEFAULT_FRAME_BYTES = 8 * 1024 * 1024
 READ_BYTES = 64 * 1024  # below malloc's mmap threshold, so that a read costs no page faults
+
+HIGH_FD = 200  # below every usual limit of open files
 
 EXIT_USAGE = 2
 EXIT_NOT_LOADED = 3
@@ -49,7 +52,8 @@ def take_descriptor() -> int:
     """Move the link away from fd 0 and leave /dev/null there, for plugins and for the processes they start."""
     if not stat.S_ISSOCK(os.fstat(0).st_mode):
         die(EXIT_USAGE, "file descriptor 0 is not a socket: this program is started by grange-agent")
-    link = os.dup(0)  # not inheritable, unlike 0
+    # Not inheritable, unlike 0; far from the numbers that careless code writes to or closes.
+    link = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)

@@ -55,6 +55,8 @@ struct Claimed {
     record: Box<Record>,
     revision: u64,
     fence: Fence,
+    /// When it was won.
+    since: Time,
 }
 
 /// A worker that was started.
@@ -174,7 +176,7 @@ impl House {
             HouseEvent::Gone(worker, gone) => self.worker_gone(worker, &gone),
             HouseEvent::Settled(job) => self.settled(job),
             HouseEvent::CancelRequested(job) => Some(Input::CancelRequested { job }),
-            HouseEvent::Lost(job) => Some(Input::Lost { job }),
+            HouseEvent::Lost(job, claim) => self.holds(&job, claim).then_some(Input::Lost { job }),
             HouseEvent::Plugin(plugin, prepared) => self.plugin_prepared(plugin, prepared),
             HouseEvent::Renewed => {
                 self.extend_deadlines();
@@ -182,7 +184,7 @@ impl House {
             }
             HouseEvent::Reconnected => {
                 self.pulls.forget();
-                self.check_ownership();
+                self.check_ownership(0);
                 Some(Input::Reconnected)
             }
             HouseEvent::Drain => {
@@ -217,6 +219,12 @@ impl House {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// Whether the attempt with this claim is in hand; what is said of another one comes too late.
+    fn holds(&self, job: &JobKey, claim: u64) -> bool {
+        let held = self.rooms.jobs.get(job).and_then(|held| held.claim.as_ref());
+        held.is_some_and(|claimed| claimed.fence.claim == claim)
     }
 
     fn arrived(&mut self, arrival: Arrival) -> Input {
@@ -262,7 +270,7 @@ impl House {
                 self.rooms.coverage.claimed(&job, Some(revision));
                 let held = self.rooms.jobs.get_mut(&job)?;
                 let fence = record.fence(revision)?;
-                held.claim = Some(Claimed { record, revision, fence });
+                held.claim = Some(Claimed { record, revision, fence, since: boot_ms() });
                 Some(Input::Claimed { job })
             }
             ClaimEnd::NotOurs => {

@@ -34,8 +34,8 @@ pub enum HouseEvent {
     Settled(JobKey),
     /// Somebody wants a job to end, and its record says so.
     CancelRequested(JobKey),
-    /// Another holder has the job.
-    Lost(JobKey),
+    /// Another holder has the job; the attempt with this claim has lost it.
+    Lost(JobKey, u64),
     /// A plugin was prepared, or cannot be.
     Plugin(PluginName, Prepared),
     /// A renewal of the lease was answered.

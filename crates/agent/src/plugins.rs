@@ -53,6 +53,8 @@ pub struct Launch {
 pub enum Prepared {
     /// It can run.
     Ready(Launch),
+    /// It waits for this; it is tried again.
+    Waits(String),
     /// It cannot, for this reason.
     Failed(String),
 }

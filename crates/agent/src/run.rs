@@ -35,6 +35,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often the broker is told that work goes on.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
+/// Attempts held for so long are compared with their records at every such word: a cancel whose word was lost, or a
+/// holder that took over, is found then at the latest.
+const LONG_HELD_MS: u64 = 5_000;
+
 /// Why an agent's life ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leave {
@@ -191,7 +195,10 @@ async fn work(
             Some(event) = news.recv() => house.hear(event).await,
             _ = ticks.tick() => house.tick().await,
             _ = beats.tick() => house.heartbeat(),
-            _ = words.tick() => house.keep_alive().await,
+            _ = words.tick() => {
+                house.keep_alive().await;
+                house.check_ownership(LONG_HELD_MS);
+            }
             () = signals.next() => {
                 told += 1;
                 match told {

@@ -21,6 +21,8 @@ use tokio::task::JoinHandle;
 
 /// Most orders that wait for a supervisor.
 const ORDERS_CAPACITY: usize = 64;
+/// Most bytes of one pipe, written outside of runs, that the agent's own log takes.
+const OUTSIDE_BYTES: usize = 1 << 20;
 /// How long the pipes of a worker that is gone are still read.
 const PIPES_GRACE: Duration = Duration::from_secs(2);
 
@@ -195,13 +197,21 @@ fn line_taker(
     tail: Option<Arc<Tail>>,
 ) -> impl FnMut(&str) + Send + use<> {
     let (plugin, sinks) = (plugin.to_owned(), sinks.clone());
+    let mut outside_bytes = 0;
     move |line: &str| {
         if let Some(tail) = &tail {
             tail.push(line);
         }
         match sinks.only() {
             Some(sink) => log_line(&sink.events, stream, line),
-            None => tracing::info!(plugin, stream, line, "worker output outside a run"),
+            None if outside_bytes > OUTSIDE_BYTES => {}
+            None => {
+                outside_bytes += line.len();
+                tracing::info!(plugin, stream, line, "worker output outside a run");
+                if outside_bytes > OUTSIDE_BYTES {
+                    tracing::warn!(plugin, stream, limit = OUTSIDE_BYTES, "more of it is left out");
+                }
+            }
         }
     }
 }

@@ -28,6 +28,11 @@ pub async fn bury(broker: &Broker, reason: &str, dead: Dead<'_>, evidence: &Valu
     PluginName::new(reason)
         .map_err(|e| Error::invalid(format!("`{reason}` cannot be a reason")).because(e))?;
     let mut body = json!({ "v": 1, "reason": reason, "at_ms": api::now_ms(), "evidence": evidence });
+    // Reason and whole name: what differs in either is another piece of evidence.
+    let id = match dead {
+        Dead::Job(key) => format!("{reason}/{key}"),
+        Dead::Subject(text) => format!("{reason}/{text}"),
+    };
     let subject = match dead {
         Dead::Job(key) => {
             body["owner"] = key.owner.as_str().into();
@@ -40,7 +45,7 @@ pub async fn bury(broker: &Broker, reason: &str, dead: Dead<'_>, evidence: &Valu
         }
     };
     let mut headers = HeaderMap::new();
-    headers.insert(headers::MESSAGE_ID, HeaderValue::from(subject.as_str()));
+    headers.insert(headers::MESSAGE_ID, HeaderValue::from(id));
     let body = serde_json::to_vec(&body).expect("a JSON tree is always written");
     let stored = publish::send(broker, subject, headers, body.into()).await?.stored().await?;
     Ok(stored.sequence)

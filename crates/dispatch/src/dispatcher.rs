@@ -195,7 +195,8 @@ impl Dispatcher {
             .filter(|(_, w)| w.stage == Stage::Ready)
             .map(|(_, w)| w.concurrency)
             .sum();
-        let ahead = plugin.ahead(&self.config) > 0 && plugin.held >= running_slots;
+        // Without a worker there is nothing to be ahead of: the job is the one that its worker starts for.
+        let ahead = running_slots > 0 && plugin.ahead(&self.config) > 0 && plugin.held >= running_slots;
         plugin.held += 1;
         let entry =
             Job { plugin: lane.plugin.clone(), phase: Phase::Claiming, limits, deadline: None, stop: None };

@@ -139,6 +139,10 @@ impl Ticket {
         if body.is_empty() {
             return Ok(Self::default());
         }
+        // A derived reader also takes an array, field by field.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(TicketError::Malformed("it is not a JSON object".to_owned()));
+        }
         let ticket: Self = serde_json::from_slice(body).map_err(|e| TicketError::Malformed(e.to_string()))?;
         ticket.check()?;
         Ok(ticket)
@@ -213,6 +217,7 @@ mod tests {
     fn bad_tickets_say_what_is_wrong() {
         let said = |b: &[u8]| Ticket::read(b).unwrap_err().to_string();
         assert!(said(b"{").contains("not the JSON"));
+        assert!(said(b"[1]").contains("not a JSON object"));
         assert!(said(br#"{"args":{}}"#).contains("`args` is not an array"));
         assert!(said(br#"{"kwargs":[]}"#).contains("`kwargs` is not an object"));
         assert!(said(br#"{"v":9}"#).contains("version 9"));

@@ -7,6 +7,7 @@ use crate::news::HouseEvent;
 use crate::plugins::Prepared;
 use crate::supervise::Order;
 use bytes::Bytes;
+use grange_broker_client::connect::Broker;
 use grange_broker_client::topology::ensure_lane;
 use grange_dispatch::{Input, PluginSpec};
 use grange_protocol::failure::{Failure, FailureKind};
@@ -15,6 +16,11 @@ use grange_protocol::ownership::Stored;
 use grange_protocol::status::{AgentState, AgentStatus, HeldAttempt, PluginState, PluginStatus};
 use grange_protocol::subject::Lane;
 use grange_protocol::ticket::Priority;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Pause before a lane that could not be made is tried again.
+const LANE_PAUSE: Duration = Duration::from_secs(2);
 
 impl House {
     /// Begins to prepare every plugin, each by itself: one that fails keeps no other back.
@@ -27,12 +33,9 @@ impl House {
                 (self.workshop.clone(), self.claims.broker.clone(), self.news.clone());
             let (name, manifest, folder) = (name.clone(), plugin.manifest.clone(), plugin.folder.clone());
             self.rooms.tasks.spawn(async move {
-                let mut prepared = workshop.prepare(&manifest, &folder).await;
+                let prepared = workshop.prepare(&manifest, &folder).await;
                 for lane in lanes_of(&name) {
-                    if let Err(error) = ensure_lane(&broker, &lane).await {
-                        let why = format!("lane `{lane}` cannot be made: {}", crate::plugins::chain(&error));
-                        prepared = Prepared::Failed(why);
-                    }
+                    make_lane(&broker, &lane, &name, &news).await;
                 }
                 let _ = news.send(HouseEvent::Plugin(name, prepared)).await;
             });
@@ -43,6 +46,10 @@ impl House {
     pub(super) fn plugin_prepared(&mut self, name: PluginName, prepared: Prepared) -> Option<Input> {
         let plugin = self.plugins.get_mut(&name)?;
         let launch = match prepared {
+            Prepared::Waits(why) => {
+                plugin.reason = why;
+                return None;
+            }
             Prepared::Failed(why) => {
                 tracing::error!(plugin = %name, why, "plugin cannot run here");
                 (plugin.state, plugin.reason) = (PluginState::Failed, why);
@@ -155,10 +162,14 @@ impl House {
         }
     }
 
-    /// After a gap: does every attempt still hold its job, and did somebody ask for its end meanwhile?
-    pub(super) fn check_ownership(&mut self) {
+    /// Does every attempt that is held for at least so long still hold its job, and did somebody ask for its end?
+    pub fn check_ownership(&mut self, held_ms: u64) {
+        let now = boot_ms();
         for (key, held) in &self.rooms.jobs {
             let Some(claim) = &held.claim else { continue };
+            if now.saturating_sub(claim.since) < held_ms {
+                continue;
+            }
             let (ledger, fence, key, news) =
                 (self.claims.ledger.clone(), claim.fence.clone(), key.clone(), self.news.clone());
             self.rooms.tasks.spawn(async move {
@@ -166,7 +177,7 @@ impl House {
                     Ok(Stored::Record { sequence, record, .. }) if record.held_by(&fence, sequence) => {
                         record.cancel_requested.map(|_| HouseEvent::CancelRequested(key))
                     }
-                    Ok(_) => Some(HouseEvent::Lost(key)),
+                    Ok(_) => Some(HouseEvent::Lost(key, fence.claim)),
                     Err(error) => {
                         tracing::warn!(job = %key, %error, "ownership not checked");
                         None
@@ -177,6 +188,18 @@ impl House {
                 }
             });
         }
+    }
+}
+
+/// Makes a lane, however long that takes: the broker may be away, or nobody has run `grange init` yet.
+async fn make_lane(broker: &Broker, lane: &Lane, plugin: &PluginName, news: &mpsc::Sender<HouseEvent>) {
+    while let Err(error) = ensure_lane(broker, lane).await {
+        let why = format!("lane `{lane}` cannot be made yet: {}", crate::plugins::chain(&error));
+        tracing::warn!(plugin = %plugin, why, "plugin waits");
+        if news.send(HouseEvent::Plugin(plugin.clone(), Prepared::Waits(why))).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(LANE_PAUSE).await;
     }
 }
 
