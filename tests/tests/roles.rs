@@ -1,5 +1,5 @@
 //! The roles of `deploy/nats/roles.conf` are enough for the real programs, and not more.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
 
 #[path = "roles/site.rs"]
 mod site;

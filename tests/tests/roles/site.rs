@@ -153,7 +153,8 @@ impl Site {
         let options = ConnectOptions::with_user_and_password(user.to_owned(), PASSWORD.to_owned());
         let options = options.custom_inbox_prefix(format!("_INBOX_{user}")).event_callback(move |event| {
             if let Event::ServerError(error) = event {
-                told.try_send(error.to_string()).unwrap();
+                // Who does not listen any more does not want to know.
+                let _ = told.try_send(error.to_string());
             }
             std::future::ready(())
         });
