@@ -151,7 +151,9 @@ def test_a_path_in_scratch_is_a_file_and_a_string_is_not(general, tmp_path):
 
 def test_scratch_is_told_to_the_plugin(general, tmp_path):
     code = "[self.grange_scratch, str(__import__('grange_worker').scratch())]"
-    assert general.result(code, scratch=tmp_path)["value"] == [str(tmp_path)] * 2
+    folder = tmp_path / "not-there-yet"
+    assert general.result(code, scratch=folder)["value"] == [str(folder)] * 2
+    assert folder.is_dir()
 
 
 def test_a_stream_carries_files(general, tmp_path):

@@ -88,6 +88,8 @@ class General:
 
     gate = threading.Event()
 
+    grange_scratch: str | None = None  # declared, so the worker fills it in
+
     def execute(self, code="None", **given):
         return eval(code, {**globals(), **given, "self": self, "given": given, "gate": self.gate})
 
