@@ -39,7 +39,7 @@ async fn a_limited_wait_writes_a_record_that_the_ticket_builds_on() {
     let jobs = farm.broker.jetstream().get_stream("GRANGE_JOBS").await.unwrap();
     let ticket = jobs.get_raw_message(done.sequence).await.unwrap();
     assert_eq!(ticket.headers.get("Grange-State").unwrap().as_str(), sequence.to_string());
-    assert_eq!(ticket.headers.get("Nats-Msg-Id").unwrap().as_str(), done.key.job.as_str());
+    assert_eq!(ticket.headers.get("Nats-Msg-Id").unwrap().as_str(), done.key.to_string());
     assert!(submit(&farm.broker, &farm.ledger, wait.clone()).await.unwrap().duplicate);
     farm.claim(&done.key, "h1").await;
     let error = submit(&farm.broker, &farm.ledger, wait).await.unwrap_err();
