@@ -1,5 +1,4 @@
 //! Ctrl-C while a job is followed: with a terminal it asks, without one the job is left.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use grange_tests::{Farm, Grange, Running, eventually, plugin};
 use rustix::process::Signal;

@@ -1,5 +1,4 @@
 //! Jobs from the command line: what is submitted, followed, fetched, listed and cancelled, and what is on which stream.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use grange_tests::{Farm, Grange, binary, plugin, repository};
 use serde_json::{Value, json};
@@ -19,7 +18,7 @@ fn echo() -> PathBuf {
 /// The names of an object's fields.
 #[track_caller]
 fn keys(value: &Value) -> Vec<&str> {
-    value.as_object().unwrap_or_else(|| panic!("no object: {value}")).keys().map(String::as_str).collect()
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
 }
 
 /// Events of one kind.
