@@ -194,15 +194,22 @@ async fn a_detached_job_is_found_again_by_every_command() {
         (keys(&logs[0]), stdout),
         (vec!["attempt", "line", "stream"], vec![&json!("t out 0"), &json!("t out 1")])
     );
-    // `--from`: exactly what came after. The gate stood behind chunk 2.
+    // `--from`: exactly what came after. Chunks may share a sequence; the gate stood behind chunk 2.
     let indices = |lines: &[Value]| {
         let chunks = events(lines, "chunk");
         chunks.iter().map(|chunk| chunk["index"].as_u64().unwrap()).collect::<Vec<_>>()
     };
-    let from = events(&lines, "chunk")[2]["sequence"].to_string();
-    let rest = ["watch", &job, "--from", &from, "--output", "json"];
-    let rest = grange.run(&rest).await.ends(0).json_lines();
-    assert_eq!((indices(&lines), indices(&rest)), (vec![0, 1, 2, 3], vec![3]));
+    let chunks = events(&lines, "chunk");
+    let last = chunks[2]["sequence"].as_u64().unwrap();
+    let first = chunks.iter().position(|chunk| chunk["sequence"] == last).unwrap() as u64;
+    let since = async |sequence: u64| {
+        let line = ["watch", &job, "--from", &sequence.to_string(), "--output", "json"];
+        grange.run(&line).await.ends(0).json_lines()
+    };
+    assert_eq!(indices(&lines), [0, 1, 2, 3]);
+    assert_eq!(indices(&since(last - 1).await), (first..4).collect::<Vec<_>>());
+    let rest = since(last).await;
+    assert_eq!(indices(&rest), [3]);
     assert!(events(&rest, "log").is_empty() && rest.last() == lines.last(), "{rest:?}");
 }
 

@@ -13,7 +13,8 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Shows all of a job from its start, whether it waits, runs or has ended long ago. To go on where a program stopped, give
-the last `sequence` of a chunk, progress or log line that it saw in --output json.")]
+the last `sequence` of a chunk, progress or log line that it saw in --output json. Chunks may share one: a program that
+may have stopped between two gives one less, and leaves out the chunks whose `index` it has.")]
 pub(crate) struct WatchFlags {
     /// Id of the job, its unique beginning, owner/id, or @last
     job: JobArgument,
