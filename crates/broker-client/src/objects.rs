@@ -5,6 +5,7 @@
 
 mod bucket;
 mod digest;
+mod direct;
 mod folder;
 
 pub use digest::sha256_file;

@@ -2,10 +2,11 @@
 //!
 //! Owns the pump of two threads: one reads and digests, one writes. Never decides where bytes go.
 
+use super::direct::{Block, Source, Target};
 use crate::error::{Error, ErrorKind};
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 
 /// Bytes that are read at a time.
 const BUFFER: usize = 1024 * 1024;
-/// Buffers between the two threads.
+/// Blocks between the two threads.
 const BUFFERS: usize = 4;
 
 /// Digest in hex and length in bytes of a file. Blocks.
@@ -92,16 +93,17 @@ enum Failed {
     Write(io::Error),
 }
 
-fn pump(mut from: File, to: File) -> Result<(String, u64), Failed> {
-    let (full, to_write) = sync_channel::<(Vec<u8>, usize)>(BUFFERS);
-    let (empty, to_fill) = sync_channel::<Vec<u8>>(BUFFERS + 1);
+fn pump(from: File, to: File) -> Result<(String, u64), Failed> {
+    let mut from = Source::new(from);
+    let mut to = Target::new(to, from.is_large());
+    let (full, to_write) = sync_channel::<(Block, usize)>(BUFFERS);
+    let (empty, to_fill) = sync_channel::<Block>(BUFFERS + 1);
     thread::scope(|scope| {
         let writer = scope.spawn(move || {
-            let mut to = to;
-            for (buffer, count) in to_write {
-                to.write_all(&buffer[..count])?;
+            for (block, count) in to_write {
+                to.write(block.filled(count))?;
                 // The reader may have ended already.
-                empty.send(buffer).ok();
+                empty.send(block).ok();
             }
             io::Result::Ok(())
         });
@@ -109,25 +111,25 @@ fn pump(mut from: File, to: File) -> Result<(String, u64), Failed> {
         let mut size = 0;
         let mut made = 0;
         let read = loop {
-            let mut buffer = match to_fill.try_recv() {
-                Ok(buffer) => buffer,
+            let mut block = match to_fill.try_recv() {
+                Ok(block) => block,
                 Err(_) if made <= BUFFERS => {
                     made += 1;
-                    vec![0; BUFFER]
+                    Block::new()
                 }
                 // An error here, or below, means that the writer has ended: its own error says why.
                 Err(_) => match to_fill.recv() {
-                    Ok(buffer) => buffer,
+                    Ok(block) => block,
                     Err(_) => break Ok(()),
                 },
             };
-            match read_some(&mut from, &mut buffer) {
+            match from.read(&mut block) {
                 Ok(0) => break Ok(()),
                 Err(error) => break Err(error),
                 Ok(count) => {
-                    hash.update(&buffer[..count]);
+                    hash.update(block.filled(count));
                     size += count as u64;
-                    if full.send((buffer, count)).is_err() {
+                    if full.send((block, count)).is_err() {
                         break Ok(());
                     }
                 }
