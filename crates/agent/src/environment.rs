@@ -144,7 +144,7 @@ impl Environments {
         let shown = command.join(" ");
         let program = Program { command, env: self.environment.clone(), folder: self.folder.clone() };
         let failed = |output: String| EnvironmentError::Tool { command: shown.clone(), output };
-        let started = start("uv", program).map_err(|e| failed(crate::plugins::chain(&e)))?;
+        let started = start("uv", program).map_err(|e| failed(crate::causes::chain(&e)))?;
         let Started { mut supervisor, orders, mut reports, link, stdout, stderr, .. } = started;
         drop(link);
         let tail = Tail::default();

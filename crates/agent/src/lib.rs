@@ -4,12 +4,14 @@
 
 pub mod attempts;
 pub mod cache;
+pub mod causes;
 pub mod claims;
 pub mod clock;
 pub mod config;
 pub mod control;
 pub mod environment;
 pub mod events;
+pub mod gone;
 pub mod heartbeat;
 pub mod house;
 pub mod inventory;

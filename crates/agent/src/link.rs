@@ -4,13 +4,13 @@
 //! becomes a `WorkerEvent`. Never decides anything.
 
 use crate::events::EventLog;
-use crate::news::HouseEvent;
+use crate::news::{HouseEvent, WorkerEvent};
 use crate::values;
 use grange_broker_client::objects::Objects;
 use grange_dispatch::WorkerId;
 use grange_protocol::event::{LogLine, Progress};
 use grange_protocol::failure::Failure;
-use grange_protocol::frame::{FromWorker, HEADER_BYTES, Raised, Ready, ToWorker, split};
+use grange_protocol::frame::{FromWorker, HEADER_BYTES, ToWorker, split};
 use grange_protocol::json::Json;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
@@ -22,57 +22,6 @@ use tokio::sync::{Notify, mpsc};
 
 /// Read at one time, bytes.
 const READ_BYTES: usize = 64 * 1024;
-
-/// What a worker's link says to the house.
-#[derive(Debug)]
-pub enum WorkerEvent {
-    /// Loaded and initialised.
-    Ready(Box<Ready>),
-    /// It could not load.
-    LoadFailed {
-        /// `import`, `construct` or `initialize`.
-        stage: String,
-        /// What was raised.
-        raised: Raised,
-    },
-    /// A run ended well.
-    Done {
-        /// Which run.
-        run: u64,
-        /// What the plugin returned; None means null.
-        value: Option<Json>,
-        /// There are `$file` marks inside.
-        files: bool,
-        /// Time inside the plugin, milliseconds.
-        ms: f64,
-    },
-    /// A run ended badly.
-    Error {
-        /// Which run.
-        run: u64,
-        /// What was raised.
-        raised: Raised,
-        /// `raised`, `unserialisable`, `bad_arguments` or `too_large`.
-        kind: String,
-        /// After a cancel.
-        cancelled: bool,
-        /// Time inside the plugin, milliseconds.
-        ms: f64,
-    },
-    /// A run ended, however it did, after one of its chunks could not be stored.
-    Spoilt {
-        /// Which run.
-        run: u64,
-        /// Why the chunk could not be stored.
-        failure: Box<Failure>,
-        /// Time inside the plugin, milliseconds.
-        ms: f64,
-    },
-    /// It broke the protocol.
-    Broke(String),
-    /// The link ended.
-    Closed,
-}
 
 /// One run's way to its events.
 #[derive(Clone)]

@@ -89,7 +89,7 @@ fn agent(options: RunOptions) -> ExitCode {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let config = match Config::load(options.config.as_deref(), &environment, &flags, &host) {
         Ok(config) => config,
-        Err(error) => return say(&grange_agent::plugins::chain(&error), EXIT_CONFIG),
+        Err(error) => return say(&grange_agent::causes::chain(&error), EXIT_CONFIG),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {

@@ -1,18 +1,69 @@
 //! What reaches the house from its tasks, and only from them: one bounded channel, one vocabulary.
 
 use crate::claims::ClaimEnd;
-use crate::link::WorkerEvent;
+use crate::gone::Gone;
 use crate::plugins::Prepared;
 use crate::tickets::Arrival;
-use crate::worker::Gone;
 use grange_dispatch::WorkerId;
 use grange_protocol::failure::Failure;
+use grange_protocol::frame::{Raised, Ready};
 use grange_protocol::json::Json;
 use grange_protocol::name::PluginName;
 use grange_protocol::subject::{JobKey, Lane};
 
 /// Most news that wait; then their senders do.
 pub const NEWS_CAPACITY: usize = 4096;
+
+/// What a worker's link says to the house.
+#[derive(Debug)]
+pub enum WorkerEvent {
+    /// Loaded and initialised.
+    Ready(Box<Ready>),
+    /// It could not load.
+    LoadFailed {
+        /// `import`, `construct` or `initialize`.
+        stage: String,
+        /// What was raised.
+        raised: Raised,
+    },
+    /// A run ended well.
+    Done {
+        /// Which run.
+        run: u64,
+        /// What the plugin returned; None means null.
+        value: Option<Json>,
+        /// There are `$file` marks inside.
+        files: bool,
+        /// Time inside the plugin, milliseconds.
+        ms: f64,
+    },
+    /// A run ended badly.
+    Error {
+        /// Which run.
+        run: u64,
+        /// What was raised.
+        raised: Raised,
+        /// `raised`, `unserialisable`, `bad_arguments` or `too_large`.
+        kind: String,
+        /// After a cancel.
+        cancelled: bool,
+        /// Time inside the plugin, milliseconds.
+        ms: f64,
+    },
+    /// A run ended, however it did, after one of its chunks could not be stored.
+    Spoilt {
+        /// Which run.
+        run: u64,
+        /// Why the chunk could not be stored.
+        failure: Box<Failure>,
+        /// Time inside the plugin, milliseconds.
+        ms: f64,
+    },
+    /// It broke the protocol.
+    Broke(String),
+    /// The link ended.
+    Closed,
+}
 
 /// One piece of news.
 pub enum HouseEvent {

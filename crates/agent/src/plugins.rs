@@ -2,6 +2,7 @@
 //!
 //! The first folder that has a name wins; a file that is no manifest is skipped and reported, never fatal.
 
+use crate::causes;
 use crate::config::Limits;
 use crate::environment::Environments;
 use crate::supervise::Program;
@@ -196,22 +197,11 @@ impl Workshop {
             }
             Runtime::HostPython => Ok(worker(&real_interpreter(&self.python).await?)),
             Runtime::Environment(spec) => {
-                let python = self.environments.prepare(spec).await.map_err(|e| chain(&e))?;
+                let python = self.environments.prepare(spec).await.map_err(|e| causes::chain(&e))?;
                 Ok(worker(&python))
             }
         }
     }
-}
-
-/// An error with its causes, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 fn absolute(folder: &Path, paths: &[String]) -> Vec<String> {

@@ -3,15 +3,15 @@
 //! Owns the supervisor's handle, the link's two tasks and the log pipes. Never decides when to start or to stop.
 
 use crate::events::EventLog;
+use crate::gone::Gone;
 use crate::link::{FrameWriter, Reader, Sinks, write};
 use crate::logs::{Tail, drain};
 use crate::news::HouseEvent;
 use crate::process::{self, Started, next_report};
-use crate::supervise::{Order, Program, Report};
+use crate::supervise::{Order, Program};
 use grange_broker_client::objects::Objects;
 use grange_dispatch::WorkerId;
 use grange_protocol::event::LogLine;
-use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::frame::{Load, ToWorker};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,46 +44,6 @@ pub struct WorkerPlan {
     pub output_bytes: u64,
     /// Where files go.
     pub objects: Objects,
-}
-
-/// A worker's process tree is gone.
-#[derive(Debug)]
-pub struct Gone {
-    /// What the supervisor said last.
-    pub report: Option<Report>,
-    /// The end of its standard error.
-    pub stderr: String,
-}
-
-impl Gone {
-    /// Exit status and signal.
-    pub fn status(&self) -> (Option<i32>, Option<i32>) {
-        match &self.report {
-            Some(Report::Ended { code, signal, .. }) => (*code, *signal),
-            Some(Report::Started(_) | Report::NotStarted(_)) | None => (None, None),
-        }
-    }
-
-    /// Whether its supervisor ended it: told to, or because the deadline passed.
-    pub fn was_killed(&self) -> bool {
-        matches!(self.report, Some(Report::Ended { killed: true, .. }))
-    }
-
-    /// Why a worker that never was ready did not come up.
-    pub fn start_failure(&self, plugin: &str) -> Failure {
-        let how = match &self.report {
-            Some(Report::NotStarted(why)) => why.clone(),
-            Some(report) => format!("its process {}", crate::journal::describe(report)),
-            None => "its supervisor ended without a word".to_owned(),
-        };
-        let mut failure = Failure::new(
-            FailureKind::StartFailed,
-            format!("the worker of `{plugin}` did not come up: {how}"),
-        );
-        (failure.exit_code, failure.signal) = self.status();
-        failure.stderr = (!self.stderr.is_empty()).then(|| self.stderr.clone());
-        failure
-    }
 }
 
 /// The house's handle to a worker.

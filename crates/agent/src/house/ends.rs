@@ -3,8 +3,8 @@
 use super::House;
 use crate::attempts::{Ending, crash_failure};
 use crate::clock::boot_ms;
-use crate::link::WorkerEvent;
-use crate::worker::Gone;
+use crate::gone::Gone;
+use crate::news::WorkerEvent;
 use grange_dispatch::{Input, RunEnd, WorkerId};
 use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::frame::{LINK_PROTOCOL, Raised};

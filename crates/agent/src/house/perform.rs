@@ -82,7 +82,7 @@ impl House {
         let start_ms = u64::from(plugin.manifest.limits.start_timeout_s) * 1000;
         let handle = match start(plan, &self.news) {
             Ok((handle, _task)) => handle,
-            Err(error) => return fail(crate::plugins::chain(&error)),
+            Err(error) => return fail(crate::causes::chain(&error)),
         };
         handle.order(Order::Deadline(Some(self.idle_deadline_ns())));
         tracing::info!(plugin = %name, worker = worker.0, supervisor = handle.supervisor, "worker starting");

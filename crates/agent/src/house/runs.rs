@@ -38,7 +38,7 @@ impl House {
         });
         if let Err(error) = written {
             tracing::error!(%error, "journal");
-            let failure = Failure::new(FailureKind::Internal, crate::plugins::chain(&error));
+            let failure = Failure::new(FailureKind::Internal, crate::causes::chain(&error));
             return self.fail_run(job, failure);
         }
         let nothing = |text: &str| Json::parse(text).expect("a constant");

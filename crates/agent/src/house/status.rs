@@ -194,7 +194,7 @@ impl House {
 /// Makes a lane, however long that takes: the broker may be away, or nobody has run `grange init` yet.
 async fn make_lane(broker: &Broker, lane: &Lane, plugin: &PluginName, news: &mpsc::Sender<HouseEvent>) {
     while let Err(error) = ensure_lane(broker, lane).await {
-        let why = format!("lane `{lane}` cannot be made yet: {}", crate::plugins::chain(&error));
+        let why = format!("lane `{lane}` cannot be made yet: {}", crate::causes::chain(&error));
         tracing::warn!(plugin = %plugin, why, "plugin waits");
         if news.send(HouseEvent::Plugin(plugin.clone(), Prepared::Waits(why))).await.is_err() {
             return;
