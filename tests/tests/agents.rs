@@ -103,7 +103,8 @@ async fn a_plugin_that_is_being_prepared_says_so_and_keeps_no_other_back() {
         json!({"name": "built", "module": "m", "class": "C", "environment": {"requirements": ["x"]}});
     std::fs::write(folder.join("built.json"), manifest.to_string()).unwrap();
     let mut plan = farm.plan("h1", &[folder, plugin("gate")]);
-    plan.config = format!("uv = \"{}\"\n", uv.display());
+    // By the environment, which wins over the file and over what the tests themselves are given.
+    plan.environment.push(("GRANGE_UV".to_owned(), uv.display().to_string()));
     let _agent = plan.start();
     let client = farm.client("alice").await;
     let status =
