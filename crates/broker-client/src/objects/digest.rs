@@ -1,6 +1,6 @@
 //! Moving bytes while they are digested.
 //!
-//! Owns the pump of two threads: one reads and digests, one writes. Never decides where bytes go.
+//! Owns the pump of three threads: one reads, one digests, one writes; past the page cache two of them mostly wait. Never decides where bytes go.
 
 use super::direct::{Block, Source, Target};
 use crate::error::{Error, ErrorKind};
@@ -8,13 +8,13 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use uuid::Uuid;
 
 /// Bytes that are read at a time.
 const BUFFER: usize = 1024 * 1024;
-/// Blocks between the two threads.
+/// Blocks between two threads.
 const BUFFERS: usize = 4;
 
 /// Digest in hex and length in bytes of a file. Blocks.
@@ -96,51 +96,62 @@ enum Failed {
 fn pump(from: File, to: File) -> Result<(String, u64), Failed> {
     let mut from = Source::new(from);
     let mut to = Target::new(to, from.is_large());
-    let (full, to_write) = sync_channel::<(Block, usize)>(BUFFERS);
-    let (empty, to_fill) = sync_channel::<Block>(BUFFERS + 1);
+    let (filled, to_digest) = sync_channel::<(Block, usize)>(BUFFERS);
+    let (digested, to_write) = sync_channel::<(Block, usize)>(BUFFERS);
+    let (written, to_fill) = sync_channel::<Block>(2 * BUFFERS);
     thread::scope(|scope| {
+        let reader = scope.spawn(move || read_all(&mut from, &filled, &to_fill));
         let writer = scope.spawn(move || {
             for (block, count) in to_write {
                 to.write(block.filled(count))?;
                 // The reader may have ended already.
-                empty.send(block).ok();
+                written.send(block).ok();
             }
             io::Result::Ok(())
         });
         let mut hash = Sha256::new();
         let mut size = 0;
-        let mut made = 0;
-        let read = loop {
-            let mut block = match to_fill.try_recv() {
-                Ok(block) => block,
-                Err(_) if made <= BUFFERS => {
-                    made += 1;
-                    Block::new()
-                }
-                // An error here, or below, means that the writer has ended: its own error says why.
-                Err(_) => match to_fill.recv() {
-                    Ok(block) => block,
-                    Err(_) => break Ok(()),
-                },
-            };
-            match from.read(&mut block) {
-                Ok(0) => break Ok(()),
-                Err(error) => break Err(error),
-                Ok(count) => {
-                    hash.update(block.filled(count));
-                    size += count as u64;
-                    if full.send((block, count)).is_err() {
-                        break Ok(());
-                    }
-                }
+        for (block, count) in to_digest {
+            hash.update(block.filled(count));
+            size += count as u64;
+            // An error means that the writer has ended: its own error says why.
+            if digested.send((block, count)).is_err() {
+                break;
             }
-        };
-        drop(full);
-        let written = writer.join().unwrap_or_else(|_| Err(io::Error::other("the writing thread panicked")));
-        written.map_err(Failed::Write)?;
-        read.map_err(Failed::Read)?;
+        }
+        drop(digested);
+        let panicked = || Err(io::Error::other("a copying thread panicked"));
+        writer.join().unwrap_or_else(|_| panicked()).map_err(Failed::Write)?;
+        reader.join().unwrap_or_else(|_| panicked()).map_err(Failed::Read)?;
         Ok((hex::encode(hash.finalize()), size))
     })
+}
+
+/// Reads to the end, into blocks that were written, or new ones while there are few.
+fn read_all(
+    from: &mut Source,
+    filled: &SyncSender<(Block, usize)>,
+    to_fill: &Receiver<Block>,
+) -> io::Result<()> {
+    let mut made = 0;
+    loop {
+        let mut block = match to_fill.try_recv() {
+            Ok(block) => block,
+            Err(_) if made <= BUFFERS => {
+                made += 1;
+                Block::new()
+            }
+            // An error here, or below, means that the others have ended: their own error says why.
+            Err(_) => match to_fill.recv() {
+                Ok(block) => block,
+                Err(_) => return Ok(()),
+            },
+        };
+        let count = from.read(&mut block)?;
+        if count == 0 || filled.send((block, count)).is_err() {
+            return Ok(());
+        }
+    }
 }
 
 /// Fills the buffer as far as there is anything.
