@@ -3,7 +3,6 @@
 
 use crate::clock::boot_ns;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 /// When the last answered renewal was sent.
 #[derive(Debug)]
@@ -25,10 +24,5 @@ impl Lease {
     /// When an attempt with a lease of `lease_s` must end, in nanoseconds of the boot clock.
     pub fn deadline_ns(&self, lease_s: u32) -> u64 {
         self.renewed_ns.load(Ordering::Relaxed) + u64::from(lease_s) * 1_000_000_000
-    }
-
-    /// How long nobody answered.
-    pub fn silent_for(&self) -> Duration {
-        Duration::from_nanos(boot_ns().saturating_sub(self.renewed_ns.load(Ordering::Relaxed)))
     }
 }
