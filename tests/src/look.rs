@@ -49,9 +49,15 @@ pub async fn began(log: &Path, label: &str) {
 impl Client {
     /// Waits until no ticket is left in any lane.
     pub async fn no_tickets(&self) {
-        eventually("no ticket is left", Duration::from_secs(20), async || match self.tickets().await {
-            none if none.is_empty() => Ok(()),
-            some => Err(format!("{some:?}")),
+        self.tickets_left(0).await;
+    }
+
+    /// Waits until so many tickets are left: an outcome is known before its ticket is acknowledged.
+    pub async fn tickets_left(&self, count: usize) {
+        let left = format!("{count} tickets are left");
+        eventually(&left, Duration::from_secs(20), async || match self.tickets().await {
+            tickets if tickets.len() == count => Ok(()),
+            tickets => Err(format!("{tickets:?}")),
         })
         .await;
     }
