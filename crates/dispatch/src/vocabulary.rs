@@ -1,9 +1,16 @@
 //! What goes into the dispatcher and what comes out of it. Data only.
 
-use grange_protocol::failure::Failure;
-use grange_protocol::lifecycle::RetryCause;
-use grange_protocol::name::{Class, PluginName};
-use grange_protocol::subject::{JobKey, Lane};
+mod action;
+mod host;
+mod input;
+mod view;
+
+pub use action::{Action, Conclusion, Ear, Grant};
+pub use host::{DeviceReading, HostReading, WorkerUse};
+pub use input::{Facts, Input, JobLimits, RunEnd};
+pub use view::{DeviceView, HostView, PluginView, SavingView, WorkerView};
+
+use grange_protocol::resource::ResourceRequest;
 
 /// A point in time: milliseconds since the agent came up.
 pub type Time = u64;
@@ -12,6 +19,17 @@ pub type Time = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(pub u64);
 
+/// What of the host is never given to a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reserve {
+    /// Memory of each GPU, MiB.
+    pub vram_mb: u64,
+    /// Host memory, MiB.
+    pub ram_mb: u64,
+    /// Cores.
+    pub cpus: u32,
+}
+
 /// What the dispatcher has to know of the agent's configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -19,14 +37,39 @@ pub struct Config {
     pub pull_ahead_ms: u32,
     /// Most runs held ahead of one slot.
     pub pull_ahead_max: u32,
-    /// A lane found empty is left alone for so long unless its bell rings, milliseconds.
+    /// A queue found empty is left alone for so long unless its bell rings, milliseconds.
     pub empty_lane_ms: u64,
-    /// All lanes are looked at this often when nothing happens, milliseconds.
+    /// All queues are looked at this often when nothing happens and nobody tells which hold something, milliseconds.
     pub idle_sweep_ms: u64,
+    /// And this often while an overview tells, milliseconds.
+    pub calm_sweep_ms: u64,
+    /// An overview older than this tells nothing, milliseconds.
+    pub facts_stale_ms: u64,
     /// First pause after a worker did not come up, milliseconds; it doubles up to `start_backoff_max_ms`.
     pub start_backoff_ms: u64,
     /// Longest such pause, milliseconds.
     pub start_backoff_max_ms: u64,
+    /// A queue rises one priority each time that its oldest ticket has waited so long, milliseconds.
+    pub age_after_ms: u64,
+    /// A queue that could run here if others left may have room saved up for it when its oldest ticket has waited so
+    /// long, milliseconds.
+    pub save_after_ms: u64,
+    /// How long room is saved up at most, and how long that rests afterwards, milliseconds.
+    pub save_for_ms: u64,
+    /// GPU memory must be back so soon after its worker's processes are gone, milliseconds; else the GPU is quarantined.
+    pub vram_return_ms: u64,
+    /// What NVML may show more than before and still count as back, MiB.
+    pub vram_slack_mb: u64,
+    /// What a worker may use beyond its grant before that is an overrun, MiB.
+    pub overrun_slack_mb: u64,
+    /// A worker that overruns its grant is killed; else it is only said.
+    pub overrun_kills: bool,
+    /// What is never given away.
+    pub reserve: Reserve,
+    /// Most attempts of one owner on the whole farm; None: no limit.
+    pub owner_running_max: Option<u32>,
+    /// Most queues that are known; others wait until one of these is closed.
+    pub queues_max: usize,
 }
 
 impl Default for Config {
@@ -36,14 +79,26 @@ impl Default for Config {
             pull_ahead_max: 64,
             empty_lane_ms: 250,
             idle_sweep_ms: 2_000,
+            calm_sweep_ms: 30_000,
+            facts_stale_ms: 15_000,
             start_backoff_ms: 1_000,
             start_backoff_max_ms: 60_000,
+            age_after_ms: 60_000,
+            save_after_ms: 10_000,
+            save_for_ms: 30_000,
+            vram_return_ms: 10_000,
+            vram_slack_mb: 64,
+            overrun_slack_mb: 256,
+            overrun_kills: false,
+            reserve: Reserve { vram_mb: 0, ram_mb: 0, cpus: 0 },
+            owner_running_max: None,
+            queues_max: 4_000,
         }
     }
 }
 
 /// What the dispatcher has to know of a plugin.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PluginSpec {
     /// Runs at a time in one worker.
     pub concurrency: u32,
@@ -53,217 +108,10 @@ pub struct PluginSpec {
     pub timeout_ms: Option<u64>,
     /// How long a cancelled run may take to stop by itself, milliseconds.
     pub cancel_grace_ms: u64,
-}
-
-/// A job's own limits, over the plugin's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct JobLimits {
-    /// Longest run, milliseconds.
-    pub timeout_ms: Option<u64>,
-    /// How long it may take to stop by itself, milliseconds.
-    pub cancel_grace_ms: Option<u64>,
-}
-
-/// How a run ended, as far as decisions go.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RunEnd {
-    /// Time inside the plugin, milliseconds.
-    pub run_ms: f64,
-    /// The plugin stopped because it was asked to.
-    pub cancelled: bool,
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A plugin can run here, or runs here differently from now on.
-    PluginReady {
-        /// Which.
-        plugin: PluginName,
-        /// How.
-        spec: PluginSpec,
-    },
-    /// A plugin can no longer run here. What it runs may finish.
-    PluginGone {
-        /// Which.
-        plugin: PluginName,
-    },
-    /// A ticket was published to a lane.
-    Bell {
-        /// Which lane.
-        lane: Lane,
-    },
-    /// A pull brought a ticket.
-    Delivered {
-        /// From which lane.
-        lane: Lane,
-        /// The job.
-        job: JobKey,
-        /// Its own limits.
-        limits: JobLimits,
-    },
-    /// A pull brought something that is no ticket; it has been dealt with.
-    Unusable {
-        /// From which lane.
-        lane: Lane,
-    },
-    /// A pull ended with fewer tickets than it asked for.
-    PullEnded {
-        /// Of which lane.
-        lane: Lane,
-    },
-    /// The connection came back: every pull is gone, bells may have been missed.
-    Reconnected,
-    /// The record says that the job is ours.
-    Claimed {
-        /// Which job.
-        job: JobKey,
-    },
-    /// The job is not ours, or not runnable, and its ticket has been dealt with.
-    NotClaimed {
-        /// Which job.
-        job: JobKey,
-    },
-    /// A worker is loaded.
-    WorkerReady {
-        /// Which.
-        worker: WorkerId,
-    },
-    /// A worker did not come up, and is gone.
-    WorkerFailed {
-        /// Which.
-        worker: WorkerId,
-        /// Why.
-        failure: Box<Failure>,
-    },
-    /// A worker is gone, with everything it started.
-    WorkerExited {
-        /// Which.
-        worker: WorkerId,
-    },
-    /// A run ended; the agent holds what it reported.
-    RunEnded {
-        /// Which job.
-        job: JobKey,
-        /// How.
-        end: RunEnd,
-    },
-    /// A conclusion, a retry or a hand-back is written and the ticket dealt with.
-    Settled {
-        /// Which job.
-        job: JobKey,
-    },
-    /// Somebody wants a job to end.
-    CancelRequested {
-        /// Which job.
-        job: JobKey,
-    },
-    /// Another holder has the job; this one must stop and must not report.
-    Lost {
-        /// Which job.
-        job: JobKey,
-    },
-    /// Time passed.
-    Tick,
-    /// Take nothing more, finish what runs, then exit.
-    DrainRequested,
-    /// Stop what runs, hand it back, then exit.
-    StopRequested,
-}
-
-/// How a job's attempt is written down.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Conclusion {
-    /// As the worker reported.
-    Reported,
-    /// Cancelled.
-    Cancelled,
-    /// Failed, for this reason.
-    Failed(Box<Failure>),
-    /// No outcome: somebody tries again.
-    Retry(RetryCause),
-}
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Hear the bells of exactly these pairs.
-    Listen(Vec<(Class, PluginName)>),
-    /// Ask a lane for tickets. `wait`: for a moment; else only what is there.
-    Pull {
-        /// Which lane.
-        lane: Lane,
-        /// At most so many.
-        batch: u32,
-        /// A bell rang and the ticket may still be on its way to the consumer, or one short job may follow another.
-        wait: bool,
-    },
-    /// Hand a ticket back that was not claimed.
-    Return {
-        /// Which job.
-        job: JobKey,
-    },
-    /// Write the claim.
-    Claim {
-        /// Which job.
-        job: JobKey,
-        /// It waits behind a short run.
-        ahead: bool,
-    },
-    /// Start a worker.
-    Spawn {
-        /// Its name from now on.
-        worker: WorkerId,
-        /// Of which plugin.
-        plugin: PluginName,
-    },
-    /// Give a job to a worker.
-    Run {
-        /// Which worker.
-        worker: WorkerId,
-        /// Which job.
-        job: JobKey,
-    },
-    /// Ask a run to stop.
-    CancelRun {
-        /// On which worker.
-        worker: WorkerId,
-        /// Which job.
-        job: JobKey,
-    },
-    /// Let an idle worker clean up and exit.
-    StopWorker {
-        /// Which.
-        worker: WorkerId,
-    },
-    /// End a worker and everything it started, now.
-    KillWorker {
-        /// Which.
-        worker: WorkerId,
-    },
-    /// Write how the attempt ended, then deal with the ticket.
-    Conclude {
-        /// Which job.
-        job: JobKey,
-        /// How.
-        how: Conclusion,
-    },
-    /// Forget a job that another holds.
-    Forget {
-        /// Which job.
-        job: JobKey,
-    },
-    /// Nothing is left: exit.
-    Exit,
-}
-
-/// What a heartbeat says of a plugin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PluginView {
-    /// Workers that are up or starting.
-    pub workers: u32,
-    /// Jobs given to workers.
-    pub running: u32,
-    /// Runs that fit at one time.
-    pub slots: u32,
+    /// What one worker takes from the host. What was learned of its memory is in it already.
+    pub request: ResourceRequest,
+    /// How long an idle worker stays, milliseconds; None: until somebody needs its room.
+    pub keep_warm_ms: Option<u64>,
+    /// How long a worker takes until it is ready, milliseconds, as the farm knows it; None: never seen.
+    pub start_ms: Option<u64>,
 }

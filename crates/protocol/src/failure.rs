@@ -30,6 +30,10 @@ pub enum FailureKind {
     TimedOut,
     /// The host was lost more often than the budget allows.
     HostLost,
+    /// A GPU failed under the run more often than the budget of lost hosts allows.
+    GpuFailed,
+    /// The run used more of the host than it was given.
+    OverLimit,
     /// A fault of Grange's own.
     Internal,
     /// A kind that this build does not know.
@@ -52,6 +56,8 @@ impl FailureKind {
             Self::WorkerCrashed => "worker_crashed",
             Self::TimedOut => "timed_out",
             Self::HostLost => "host_lost",
+            Self::GpuFailed => "gpu_failed",
+            Self::OverLimit => "over_limit",
             Self::Internal => "internal",
             Self::Unknown => "unknown",
         }

@@ -6,8 +6,12 @@
 // Every word and every input has a defined answer: no arm may swallow a variant that comes later.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod capacity;
+pub mod class;
 pub mod event;
+pub mod facts;
 pub mod failure;
+pub mod fit;
 pub mod frame;
 pub mod json;
 pub mod lifecycle;

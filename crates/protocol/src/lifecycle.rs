@@ -52,6 +52,8 @@ pub enum RetryCause {
     WorkerCrashed,
     /// The agent or host was lost, or restarted.
     HostLost,
+    /// A GPU failed under it; counted as a lost host.
+    GpuFailed,
     /// It never started: nothing is counted.
     NotStarted,
 }
@@ -128,7 +130,7 @@ pub const HOST_LOSS_BUDGET: u32 = 10;
 pub fn is_spent(record: &Record, cause: RetryCause) -> bool {
     match cause {
         RetryCause::WorkerCrashed => record.tries.worker_crashes + 1 >= WORKER_CRASH_BUDGET,
-        RetryCause::HostLost => record.tries.host_losses + 1 >= HOST_LOSS_BUDGET,
+        RetryCause::HostLost | RetryCause::GpuFailed => record.tries.host_losses + 1 >= HOST_LOSS_BUDGET,
         RetryCause::NotStarted => false,
     }
 }
@@ -145,7 +147,7 @@ pub fn retry(
     let mut record = owned(before, sequence, fence)?;
     match cause {
         RetryCause::WorkerCrashed => record.tries.worker_crashes += 1,
-        RetryCause::HostLost => record.tries.host_losses += 1,
+        RetryCause::HostLost | RetryCause::GpuFailed => record.tries.host_losses += 1,
         RetryCause::NotStarted => {}
     }
     if record.cancel_requested.is_some() {

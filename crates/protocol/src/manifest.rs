@@ -32,11 +32,13 @@ pub struct PluginLimits {
     pub timeout_s: Option<u32>,
     /// How long a cancelled run may take to stop by itself, seconds.
     pub cancel_grace_s: u32,
+    /// How long an idle worker stays, seconds; None: until somebody needs its room.
+    pub keep_warm_s: Option<u32>,
 }
 
 impl Default for PluginLimits {
     fn default() -> Self {
-        Self { start_timeout_s: START_TIMEOUT_S, timeout_s: None, cancel_grace_s: 5 }
+        Self { start_timeout_s: START_TIMEOUT_S, timeout_s: None, cancel_grace_s: 5, keep_warm_s: None }
     }
 }
 
@@ -93,9 +95,10 @@ pub struct Manifest {
     /// Workers at a time on one host.
     #[serde(default = "one")]
     pub max_workers: u32,
-    /// What one worker takes from its host.
-    #[serde(default)]
-    pub resources: ResourceRequest,
+    /// What one worker takes from its host. Without this it takes nothing, and sees the GPUs that the host shows it; with
+    /// it, it sees only GPUs that it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequest>,
     /// Times.
     #[serde(default)]
     pub limits: PluginLimits,
@@ -234,6 +237,8 @@ mod tests {
         assert_eq!(manifest.runtime(), Runtime::Python("/envs/w/bin/python"));
         assert_eq!(manifest.other["db_path"], "/x.db");
         assert_eq!((manifest.concurrency, manifest.max_workers), (1, 1));
+        let resources = manifest.resources.unwrap();
+        assert_eq!((resources.gpus, resources.vram_mb, resources.ram_mb), (1, 4096, 8192));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub enum NameError {
         what: &'static str,
     },
     /// Over the limit.
-    #[error("{what} `{start}…` of {bytes} bytes exceeds the limit of {MAX_NAME_BYTES}")]
+    #[error("{what} `{start}…` of {bytes} bytes exceeds the limit of {most}")]
     TooLong {
         /// Which kind of name.
         what: &'static str,
@@ -29,6 +29,8 @@ pub enum NameError {
         start: String,
         /// Its length.
         bytes: usize,
+        /// The limit.
+        most: usize,
     },
     /// A character that cannot stand in a subject.
     #[error("{what} `{name}` has a `{bad}`; letters, digits, `-` and `_` are allowed")]
@@ -42,15 +44,18 @@ pub enum NameError {
     },
 }
 
-fn check(what: &'static str, text: &str) -> Result<(), NameError> {
+/// Longest class, in bytes: it may list constraints.
+pub const MAX_CLASS_BYTES: usize = 120;
+
+fn check(what: &'static str, most: usize, also: &str, text: &str) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty { what });
     }
-    if text.len() > MAX_NAME_BYTES {
+    if text.len() > most {
         let start = text.chars().take(16).collect();
-        return Err(NameError::TooLong { what, start, bytes: text.len() });
+        return Err(NameError::TooLong { what, start, bytes: text.len(), most });
     }
-    match text.chars().find(|c| !(c.is_ascii_alphanumeric() || *c == '-' || *c == '_')) {
+    match text.chars().find(|c| !(c.is_ascii_alphanumeric() || *c == '-' || *c == '_' || also.contains(*c))) {
         None => Ok(()),
         Some(bad) => Err(NameError::BadCharacter { what, name: text.to_owned(), bad }),
     }
@@ -58,6 +63,9 @@ fn check(what: &'static str, text: &str) -> Result<(), NameError> {
 
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $what:literal) => {
+        name!($(#[$doc])* $type, $what, MAX_NAME_BYTES, "");
+    };
+    ($(#[$doc:meta])* $type:ident, $what:literal, $most:expr, $also:literal) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -66,7 +74,7 @@ macro_rules! name {
         impl $type {
             /// Checks the text.
             pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
-                check($what, text.as_ref())?;
+                check($what, $most, $also, text.as_ref())?;
                 Ok(Self(text.as_ref().into()))
             }
 
@@ -127,8 +135,8 @@ name!(
     JobId, "job id"
 );
 name!(
-    /// What a job needs of a host, as one token (`docs/wire.md`).
-    Class, "class"
+    /// What a job needs of a host, as one token (`class`, `docs/wire.md`).
+    Class, "class", MAX_CLASS_BYTES, "+=~"
 );
 name!(
     /// One life of an agent process; a new one after every start.

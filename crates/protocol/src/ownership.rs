@@ -179,6 +179,7 @@ mod tests {
             job: JobId::new("j").unwrap(),
             number: 1,
             claim: *claim,
+            plugin: None,
         };
         AgentStatus {
             incarnation: Incarnation::new(life).unwrap(),

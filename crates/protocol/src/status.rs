@@ -1,7 +1,9 @@
 //! What an agent says of itself: its heartbeat, and what it answers on its control subjects.
 
+use crate::capacity::{Capacity, Gpu};
+use crate::fit::{Device, Room};
 use crate::name::{AgentName, Incarnation, JobId, Owner, PluginName};
-use crate::resource::Capacity;
+use crate::resource::{ON_HOST, ResourceRequest};
 use serde::{Deserialize, Serialize};
 
 /// How often a heartbeat is put, milliseconds.
@@ -67,6 +69,92 @@ pub struct PluginStatus {
     pub running: u32,
     /// Runs that fit at one time.
     pub slots: u32,
+    /// What one worker takes from the host, as it is admitted now.
+    #[serde(default)]
+    pub resources: ResourceRequest,
+    /// Highest memory that a worker was seen to use on one GPU, MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_vram_mb: Option<u64>,
+    /// How long a worker takes until it is ready, milliseconds, smoothed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ms: Option<u64>,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// Room is made for it: idle workers leave.
+    Waiting,
+    /// It loads.
+    Starting,
+    /// It is loaded and has nothing to do.
+    Idle,
+    /// It runs jobs.
+    Busy,
+    /// It was told to end.
+    Ending,
+    /// Its processes are gone; its GPU memory is not back yet.
+    Returning,
+}
+
+impl WorkerState {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Ending => "ending",
+            Self::Returning => "returning",
+        }
+    }
+}
+
+/// One worker, and what was given to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its plugin.
+    pub plugin: PluginName,
+    /// What it is doing.
+    pub state: WorkerState,
+    /// Its GPUs.
+    #[serde(default)]
+    pub gpus: Vec<String>,
+    /// Memory given on each of them, MiB.
+    #[serde(default)]
+    pub vram_mb: u64,
+    /// It has them for itself.
+    #[serde(default)]
+    pub exclusive: bool,
+    /// Host memory given, MiB.
+    #[serde(default)]
+    pub ram_mb: u64,
+    /// Cores given.
+    #[serde(default)]
+    pub cpus: u32,
+    /// Memory that it uses on the GPU where it uses most, MiB.
+    #[serde(default)]
+    pub vram_used_mb: u64,
+    /// Runs going on.
+    #[serde(default)]
+    pub running: u32,
+    /// Since when it is idle, milliseconds ago; 0 while it is not.
+    #[serde(default)]
+    pub idle_ms: u64,
+}
+
+/// A host keeps room free for a job that needs more than is free at any moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavingStatus {
+    /// For which queue, `<class>/<priority>/<plugin>/<owner>`.
+    pub queue: String,
+    /// Which GPUs.
+    #[serde(default)]
+    pub gpus: Vec<String>,
+    /// For how long still, milliseconds.
+    pub left_ms: u64,
 }
 
 /// An attempt that an agent holds.
@@ -80,6 +168,9 @@ pub struct HeldAttempt {
     pub number: u32,
     /// The sequence of its claim.
     pub claim: u64,
+    /// Its plugin; absent from agents of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<PluginName>,
 }
 
 /// A heartbeat.
@@ -117,12 +208,46 @@ pub struct AgentStatus {
     /// Its plugins.
     #[serde(default)]
     pub plugins: Vec<PluginStatus>,
+    /// Its workers.
+    #[serde(default)]
+    pub workers: Vec<WorkerStatus>,
+    /// What it keeps room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saving: Option<SavingStatus>,
     /// What its operator should know, e.g. a manifest that was skipped.
     #[serde(default)]
     pub notices: Vec<String>,
 }
 
 impl AgentStatus {
+    /// What may be given of this host, as far as the heartbeat says.
+    pub fn room(&self) -> Room {
+        let capacity = &self.capacity;
+        let signed = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
+        let device = |gpu: &Gpu| Device {
+            uuid: gpu.uuid.clone(),
+            name: gpu.name.clone(),
+            compute: gpu.compute.clone(),
+            free_mb: signed(gpu.grantable_mb),
+            usable_mb: gpu.usable_mb,
+            shares: gpu.shares,
+            exclusive: gpu.exclusive,
+            quarantine: gpu.quarantine.clone(),
+            links: gpu.links.clone(),
+        };
+        let mut labels = capacity.labels.clone();
+        labels.insert(ON_HOST.to_owned(), self.agent.to_string());
+        Room {
+            devices: capacity.gpus.iter().map(device).collect(),
+            ram_mb: signed(capacity.ram_grantable_mb),
+            ram_usable_mb: capacity.ram_usable_mb,
+            cpus: capacity.cpus_grantable.into(),
+            cpus_usable: capacity.cpus_usable,
+            driver: capacity.driver.clone(),
+            labels,
+        }
+    }
+
     /// A status that says nothing yet.
     pub fn silent(agent: AgentName) -> Self {
         Self {
@@ -138,6 +263,8 @@ impl AgentStatus {
             attempts: Vec::new(),
             covers: 0,
             plugins: Vec::new(),
+            workers: Vec::new(),
+            saving: None,
             notices: Vec::new(),
         }
     }
@@ -150,6 +277,14 @@ pub struct CancelOrder {
     pub owner: Owner,
     /// The job.
     pub job: JobId,
+}
+
+/// `grange.ctl.<agent>.unquarantine`: a GPU may be used again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnquarantineOrder {
+    /// Which; None: every one of the host.
+    pub gpu: Option<String>,
 }
 
 /// What a control verb answers.

@@ -39,6 +39,8 @@ pub const PREVIOUS_HEADER: &str = "Nats-Last-Sequence";
 pub const MESSAGE_ID_HEADER: &str = "Nats-Msg-Id";
 /// Header: compare-and-set on a subject.
 pub const EXPECT_HEADER: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Header of a bell that an agent passed on: how often.
+pub const HOPS_HEADER: &str = "Grange-Hops";
 /// Header: how long a message is kept.
 pub const TTL_HEADER: &str = "Nats-TTL";
 /// Header of a marker: why the value before it is gone.
@@ -55,20 +57,54 @@ pub struct Lane {
     pub class: Class,
 }
 
-impl Lane {
-    /// The durable consumer's name.
+/// One owner's part of a lane: what one pull asks. Owners wait in queues of their own, so that an agent can take turns
+/// between them, and leave one alone that has enough running, without ever being handed what it must give back.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Queue {
+    /// The lane.
+    pub lane: Lane,
+    /// Whose jobs.
+    pub owner: Owner,
+}
+
+impl Queue {
+    /// The durable consumer's name: `<class>:<priority>:<plugin>:<owner>`.
     pub fn consumer(&self) -> String {
-        format!("lane_{}_{}_{}", self.class, self.priority, self.plugin)
+        let Lane { priority, plugin, class } = &self.lane;
+        format!("{class}:{priority}:{plugin}:{}", self.owner)
+    }
+
+    /// Reads a consumer's name. None: it is nobody's queue.
+    pub fn parse(consumer: &str) -> Option<Self> {
+        let mut parts = consumer.split(':');
+        let class = Class::new(parts.next()?).ok()?;
+        let priority = parts.next()?.parse().ok()?;
+        let plugin = PluginName::new(parts.next()?).ok()?;
+        let owner = Owner::new(parts.next()?).ok()?;
+        parts.next().is_none().then_some(Self { lane: Lane { priority, plugin, class }, owner })
     }
 
     /// What the consumer takes out of the stream.
     pub fn filter(&self) -> String {
-        format!("grange.jobs.{}.{}.{}.>", self.class, self.priority, self.plugin)
+        let Lane { priority, plugin, class } = &self.lane;
+        format!("grange.jobs.{class}.{priority}.{plugin}.{}.*", self.owner)
     }
 
-    /// Where a pull for this lane is asked.
+    /// Where a pull is asked.
     pub fn pull(&self) -> String {
         format!("$JS.API.CONSUMER.MSG.NEXT.{JOBS}.{}", self.consumer())
+    }
+
+    /// Key in the lanes' bucket of the host that saves up for this queue.
+    pub fn saving(&self) -> String {
+        let Lane { priority, plugin, class } = &self.lane;
+        format!("save.{class}.{priority}.{plugin}.{}", self.owner)
+    }
+}
+
+impl fmt::Display for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.lane, self.owner)
     }
 }
 
@@ -117,6 +153,11 @@ impl JobKey {
     /// Subject of the ticket in a lane.
     pub fn ticket(&self, lane: &Lane) -> String {
         format!("grange.jobs.{}.{}.{}.{}.{}", lane.class, lane.priority, lane.plugin, self.owner, self.job)
+    }
+
+    /// Whose queue of a lane the job waits in.
+    pub fn queue(&self, lane: &Lane) -> Queue {
+        Queue { lane: lane.clone(), owner: self.owner.clone() }
     }
 
     /// Finds the ticket, whichever lane it lies in.
@@ -219,9 +260,9 @@ pub fn parse_events(subject: &str) -> Option<(JobKey, AttemptToken)> {
     Some((JobKey { owner: Owner::new(owner).ok()?, job: JobId::new(job).ok()? }, AttemptToken::parse(token)?))
 }
 
-/// The bells of one (class, plugin) pair, of every priority.
-pub fn bells(class: &Class, plugin: &PluginName) -> String {
-    format!("grange.bell.{class}.*.{plugin}.>")
+/// The bells of a plugin: of every class, priority and owner.
+pub fn bells(plugin: &PluginName) -> String {
+    format!("grange.bell.*.*.{plugin}.>")
 }
 
 /// Republished records of everything that an owner has.
@@ -248,7 +289,10 @@ mod tests {
         let subject = "grange.jobs.default.high.ocr.alice.0190-ab";
         let (lane, key) = parse_ticket(subject).unwrap();
         assert_eq!(key.ticket(&lane), subject);
-        assert_eq!(lane.consumer(), "lane_default_high_ocr");
+        let queue = Queue { lane, owner: key.owner.clone() };
+        assert_eq!(queue.consumer(), "default:high:ocr:alice");
+        assert_eq!(Queue::parse(&queue.consumer()), Some(queue));
+        assert_eq!(Queue::parse("default:high:ocr"), None);
         assert_eq!(parse_ticket(&subject.replace("jobs", "bell")).unwrap().1, key);
         assert_eq!(parse_state(&key.on_state()), Some(key));
     }

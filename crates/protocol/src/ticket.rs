@@ -2,6 +2,7 @@
 
 use crate::json::Json;
 use crate::limit::{LEASE_RANGE_S, MAX_ARGUMENTS, MAX_MESSAGE_BYTES};
+use crate::resource::ResourceRequest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -88,6 +89,9 @@ pub struct Ticket {
     /// Times that end a run.
     #[serde(skip_serializing_if = "is_default")]
     pub limits: TimeLimits,
+    /// What the job asks for beyond its plugin's request; its lane's class is made of it (`class::class_of`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequest>,
 }
 
 fn is_zero(v: &u32) -> bool {
