@@ -21,5 +21,5 @@ pub use cli::{Grange, Running, Said};
 pub use client::{Client, Returned};
 pub use eventually::eventually;
 pub use farm::{Farm, FarmOptions, binary, plugin, repository};
-pub use look::{Buried, LaneFacts, began, lines};
+pub use look::{Buried, QueueFacts, began, lines};
 pub use story::Story;

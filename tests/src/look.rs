@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use grange_broker_client::cancel::{Cancelled, cancel};
 use grange_broker_client::publish;
-use grange_protocol::subject::{DEAD, JOBS, JobKey, Lane};
+use grange_protocol::subject::{DEAD, JOBS, JobKey, Queue};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -20,9 +20,9 @@ pub struct Buried {
     pub body: Value,
 }
 
-/// What a lane's consumer says.
+/// What a queue's consumer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneFacts {
+pub struct QueueFacts {
     /// Deliveries so far, repeated ones too.
     pub deliveries: u64,
     /// Tickets that nobody was given yet.
@@ -102,11 +102,11 @@ impl Client {
         found
     }
 
-    /// What a lane's consumer says.
-    pub async fn lane_facts(&self, lane: &Lane) -> LaneFacts {
-        let info = self.ask(&format!("CONSUMER.INFO.{JOBS}.{}", lane.consumer()), &Value::Null).await;
+    /// What a queue's consumer says.
+    pub async fn queue_facts(&self, queue: &Queue) -> QueueFacts {
+        let info = self.ask(&format!("CONSUMER.INFO.{JOBS}.{}", queue.consumer()), &Value::Null).await;
         let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("a consumer: {info}"));
-        LaneFacts {
+        QueueFacts {
             deliveries: number(&info["delivered"]["consumer_seq"]),
             waiting: number(&info["num_pending"]),
             unsettled: number(&info["num_ack_pending"]),

@@ -1,11 +1,11 @@
 //! Messages from publishers that know nothing of our library, or mean no good.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-use grange_broker_client::topology::ensure_lane;
+use grange_broker_client::topology::ensure_queue;
 use grange_protocol::failure::FailureKind;
 use grange_protocol::name::{JobId, Owner};
 use grange_protocol::record::State;
-use grange_protocol::subject::{JobKey, Lane};
+use grange_protocol::subject::{JobKey, Queue};
 use grange_tests::{Agent, Client, Farm, Returned, began, lines, plugin};
 use serde_json::json;
 
@@ -13,6 +13,11 @@ const LANE: &str = "grange.jobs.default.normal.gate";
 
 fn key(job: &str) -> JobKey {
     JobKey { owner: Owner::new("mallory").unwrap(), job: JobId::new(job).unwrap() }
+}
+
+/// Where everything here waits.
+fn queue() -> Queue {
+    key("none").queue(&Client::lane("gate"))
 }
 
 async fn at_work(farm: &Farm) -> (Agent, Client) {
@@ -23,7 +28,7 @@ async fn at_work(farm: &Farm) -> (Agent, Client) {
 /// Everything is settled, what was buried was buried once, and the agent works on.
 async fn all_is_well(agent: &mut Agent, client: &Client, buried: usize) {
     client.no_tickets().await;
-    let facts = client.lane_facts(&Client::lane("gate")).await;
+    let facts = client.queue_facts(&queue()).await;
     assert_eq!((facts.waiting, facts.unsettled), (0, 0));
     let dead = client.dead().await;
     assert_eq!(dead.len(), buried, "{dead:?}");
@@ -175,7 +180,7 @@ async fn a_state_header_that_is_wrong_runs_nothing_twice() {
 async fn bad_messages_that_waited_for_the_agent_are_buried_once_by_two_agents() {
     let farm = Farm::start().await;
     let client = farm.client("alice").await;
-    ensure_lane(&client.broker, &Client::lane("gate")).await.unwrap();
+    ensure_queue(&client.broker, &queue()).await.unwrap();
     for n in 0..50 {
         client.put(&format!("{LANE}.mallory.bad-{n}"), &[], "no ticket").await;
     }
@@ -199,9 +204,8 @@ async fn words_on_the_agents_own_subjects_do_no_harm() {
     let farm = Farm::start().await;
     let (mut agent, client) = at_work(&farm).await;
     let nats = client.broker.client();
-    let lane: Lane = Client::lane("gate");
     for body in ["", "garbage", "\u{0}", "{\"seq\":1}"] {
-        // Bells that ring for nothing, or for no lane at all.
+        // Bells that ring for nothing, or for no queue at all.
         nats.publish("grange.bell.default.normal.gate.mallory.none".to_owned(), body.into()).await.unwrap();
         nats.publish("grange.bell.default.soon.gate.mallory.none".to_owned(), body.into()).await.unwrap();
         nats.publish("grange.bell.any.high.gate.x.y.z".to_owned(), body.into()).await.unwrap();
@@ -211,6 +215,6 @@ async fn words_on_the_agents_own_subjects_do_no_harm() {
     }
     nats.flush().await.unwrap();
     client.run("gate", &json!({})).await.value();
-    assert_eq!(client.lane_facts(&lane).await.unsettled, 0);
+    assert_eq!(client.queue_facts(&queue()).await.unsettled, 0);
     all_is_well(&mut agent, &client, 0).await;
 }

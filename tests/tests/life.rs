@@ -274,9 +274,11 @@ async fn a_ticket_that_comes_again_runs_once() {
     let entry: serde_json::Value = serde_json::from_str(journal.lines().last().unwrap()).unwrap();
     let ack = entry["+"]["ack"].as_str().unwrap().to_owned();
     client.broker.client().publish(ack, "-NAK".into()).await.unwrap();
-    eventually("the ticket was delivered again", SOON, async || match client.lane_facts(&lane).await {
-        facts if facts.deliveries >= 2 => Ok(()),
-        facts => Err(format!("{facts:?}")),
+    eventually("the ticket was delivered again", SOON, async || {
+        match client.queue_facts(&key.queue(&lane)).await {
+            facts if facts.deliveries >= 2 => Ok(()),
+            facts => Err(format!("{facts:?}")),
+        }
     })
     .await;
     // Its bell rings for nothing: this job comes after it through the same agent.

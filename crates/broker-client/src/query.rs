@@ -28,8 +28,8 @@ pub struct Waiting {
     pub sequence: u64,
     /// When the broker stored it, Unix milliseconds of the broker.
     pub submitted_ms: u64,
-    /// Tickets of the lane that were accepted before it and are still there, those of running jobs too. None: not
-    /// asked for.
+    /// Tickets of the same queue (the owner's part of the lane) that were accepted before it and are still there, those
+    /// of running jobs too. None: not asked for.
     pub ahead: Option<u64>,
 }
 
@@ -73,14 +73,14 @@ impl JobView {
     }
 }
 
-/// What is known of one job, with its place in the lane while it waits. `NotFound`: no record and no ticket.
+/// What is known of one job, with its place in its queue while it waits. `NotFound`: no record and no ticket.
 pub async fn job_status(broker: &Broker, ledger: &Ledger, key: &JobKey) -> Result<JobView, Error> {
     let mut view = JobView::new(key.clone(), ledger.read(key).await?);
     if matches!(view.state(), State::Queued | State::Retrying) {
         view.waiting = match api::leader_last(broker, JOBS, &key.any_ticket()).await? {
             Some(ticket) => {
                 let mut waiting = waiting(&ticket)?;
-                waiting.ahead = Some(count_ahead(broker, &waiting).await?);
+                waiting.ahead = Some(count_ahead(broker, key, &waiting).await?);
                 Some(waiting)
             }
             None => None,
@@ -102,9 +102,9 @@ fn waiting(ticket: &StoredMessage) -> Result<Waiting, Error> {
     Ok(Waiting { lane, sequence: ticket.sequence, submitted_ms: ticket.stored_ms, ahead: None })
 }
 
-/// All tickets of the lane, less those from this one on.
-async fn count_ahead(broker: &Broker, waiting: &Waiting) -> Result<u64, Error> {
-    let filter = waiting.lane.filter();
+/// All tickets of the queue, less those from this one on.
+async fn count_ahead(broker: &Broker, key: &JobKey, waiting: &Waiting) -> Result<u64, Error> {
+    let filter = key.queue(&waiting.lane).filter();
     let count = async |from| {
         let page = history::page(broker, JOBS, &filter, from, 1).await?;
         Ok::<u64, Error>(page.messages.len() as u64 + page.remaining)

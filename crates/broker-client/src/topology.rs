@@ -1,14 +1,17 @@
-//! Streams, buckets and lanes: what a farm needs on its broker, as data.
+//! Streams, buckets and queues: what a farm needs on its broker, as data.
 //!
 //! Owns their configuration and brings a broker to it. Never deletes anything but by `remove`.
+
+mod queues;
+
+pub use queues::{QueueState, ensure_queue, queue_state, queues, remove_queue};
 
 use crate::api;
 use crate::connect::Broker;
 use crate::error::{Error, ErrorKind};
 use grange_protocol::limit::MAX_MESSAGE_BYTES;
 use grange_protocol::subject::{
-    AGENTS_BUCKET, DEAD, EVENTS, JOBS, LANES_BUCKET, Lane, PLUGINS_BUCKET, RUNS_BUCKET, SESSIONS_BUCKET,
-    STATE,
+    AGENTS_BUCKET, DEAD, EVENTS, JOBS, LANES_BUCKET, PLUGINS_BUCKET, RUNS_BUCKET, SESSIONS_BUCKET, STATE,
 };
 use grange_protocol::ticket::Priority;
 use serde_json::{Map, Value, json};
@@ -18,11 +21,10 @@ const MIB: i64 = 1024 * 1024;
 const GIB: i64 = 1024 * MIB;
 const DAY: Duration = Duration::from_secs(86_400);
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-const ACK_WAIT: Duration = Duration::from_secs(30);
 const MARKER_TTL: Duration = DAY;
 const BUCKET_MARKER_TTL: Duration = Duration::from_secs(60);
-const MAX_LANES: u32 = 5_000;
-const MAX_WAITING_PULLS: u32 = 4_096;
+/// Set, because the server's own default holds an account to less; one that is empty for an hour is removed.
+const MAX_QUEUES: u32 = 5_000;
 /// What an operator chooses; kept as it is on a farm that exists, unless `resize` is given.
 const SIZES: [&str; 3] = ["num_replicas", "max_bytes", "max_age"];
 
@@ -90,29 +92,6 @@ pub async fn ensure(broker: &Broker, options: &TopologyOptions) -> Result<Vec<En
         done.push(Ensured { name, change });
     }
     Ok(done)
-}
-
-/// Makes the lane's consumer; identical wherever it is called.
-pub async fn ensure_lane(broker: &Broker, lane: &Lane) -> Result<(), Error> {
-    let (name, filter) = (lane.consumer(), lane.filter());
-    let body = json!({
-        "stream_name": JOBS,
-        "config": {
-            "name": name,
-            "durable_name": name,
-            "filter_subject": filter,
-            "deliver_policy": "all",
-            "replay_policy": "instant",
-            "ack_policy": "explicit",
-            "ack_wait": nanos(ACK_WAIT),
-            "max_ack_pending": -1,
-            "max_deliver": -1,
-            "max_waiting": MAX_WAITING_PULLS,
-        },
-        "action": "",
-    });
-    let verb = format!("CONSUMER.CREATE.{JOBS}.{name}.{filter}");
-    api::call::<Created>(broker, &verb, &filter, &body).await.map(|_| ())
 }
 
 /// Removes every stream and bucket, with all jobs. For tests, and for giving a broker back.
@@ -226,7 +205,7 @@ fn jobs(options: &TopologyOptions) -> (String, Value) {
         "num_replicas": options.replicas,
         "max_bytes": options.jobs_max_bytes,
         "max_msg_size": MAX_MESSAGE_BYTES,
-        "max_consumers": MAX_LANES,
+        "max_consumers": MAX_QUEUES,
         "duplicate_window": nanos(DUPLICATE_WINDOW),
         "allow_direct": true,
         "republish": republish("grange.jobs.>", "grange.bell.>", true),

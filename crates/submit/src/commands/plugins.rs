@@ -109,6 +109,9 @@ mod tests {
                 workers: 0,
                 running: 0,
                 slots: 0,
+                resources: Default::default(),
+                peak_vram_mb: None,
+                start_ms: None,
             })
             .collect();
         status

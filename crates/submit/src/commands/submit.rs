@@ -156,7 +156,7 @@ fn submission(flags: &SubmitFlags, context: &Context, arguments: Arguments) -> S
         owner: context.owner.clone(),
         job: None,
         lane: Lane { priority: flags.priority, plugin: flags.plugin.clone(), class },
-        ticket: Ticket { v: TICKET_VERSION, args, kwargs, stream, limits },
+        ticket: Ticket { v: TICKET_VERSION, args, kwargs, stream, limits, resources: None },
         max_wait: flags.max_wait,
     }
 }

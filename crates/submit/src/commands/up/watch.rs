@@ -125,6 +125,9 @@ mod tests {
             workers: 0,
             running: 0,
             slots: 0,
+            resources: Default::default(),
+            peak_vram_mb: None,
+            start_ms: None,
         });
         assert_eq!(words(&watch.news(&status)), ["agent", "bad manifest", "ocr preparing"]);
         assert!(watch.news(&status).is_empty());
