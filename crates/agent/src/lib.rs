@@ -16,6 +16,7 @@ pub mod heartbeat;
 pub mod house;
 pub mod inventory;
 pub mod journal;
+pub mod learned;
 pub mod lease;
 pub mod link;
 pub mod logs;
