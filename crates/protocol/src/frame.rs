@@ -99,6 +99,11 @@ pub enum ToWorker {
         /// What.
         what: Question,
     },
+    /// `release()`, once nothing runs any more.
+    Release {
+        /// Comes back with the answer.
+        id: u64,
+    },
     /// `cleanup()`, then exit.
     Exit,
 }
@@ -138,9 +143,12 @@ impl ToWorker {
         out.extend_from_slice(&[0; HEADER_BYTES]);
         let written = match self {
             Self::Run(run) => serde_json::to_writer(&mut *out, &TaggedRun::of(run)),
-            Self::Load(_) | Self::Cancel { .. } | Self::Credit { .. } | Self::Ask { .. } | Self::Exit => {
-                serde_json::to_writer(&mut *out, self)
-            }
+            Self::Load(_)
+            | Self::Cancel { .. }
+            | Self::Credit { .. }
+            | Self::Ask { .. }
+            | Self::Release { .. }
+            | Self::Exit => serde_json::to_writer(&mut *out, self),
         };
         let bytes = out.len() - start - HEADER_BYTES;
         let fault = match written {

@@ -54,6 +54,8 @@ struct Flat<'a> {
     #[serde(borrow, default)]
     config: Option<&'a RawValue>,
     #[serde(default)]
+    releases: bool,
+    #[serde(default)]
     error: Option<Raised>,
 }
 
@@ -83,6 +85,8 @@ pub struct Ready {
     pub schema: Option<Json>,
     /// Its configuration.
     pub config: Option<Json>,
+    /// The plugin has a `release()`.
+    pub releases: bool,
 }
 
 /// A frame from a worker.
@@ -246,6 +250,7 @@ impl<'a> Flat<'a> {
             name: self.name.map(Cow::into_owned),
             version: self.version.map(Cow::into_owned),
             schema: self.schema.map(Json::from),
+            releases: self.releases,
             config: self.config.map(Json::from),
         }
     }

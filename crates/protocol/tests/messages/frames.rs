@@ -26,6 +26,7 @@ pub(super) fn messages() -> Vec<Message> {
         to_worker("to-worker-ask-stats", &ask(Question::Stats)),
         to_worker("to-worker-ask-config", &ask(Question::Config)),
         to_worker("to-worker-ask-schema", &ask(Question::Schema)),
+        to_worker("to-worker-release", &ToWorker::Release { id: 3 }),
         to_worker("to-worker-exit", &ToWorker::Exit),
     ];
     all.extend(FROM_WORKER.map(|(name, text)| Message {
@@ -63,7 +64,7 @@ fn to_worker(name: &'static str, frame: &ToWorker) -> Message {
 const FROM_WORKER: [(&str, &str); 14] = [
     (
         "from-worker-ready",
-        r#"{"t":"ready","protocol":1,"name":"ocr","version":"1.2.0","config":{"language":"en"},"schema":{"type":"object"}}"#,
+        r#"{"t":"ready","protocol":1,"name":"ocr","version":"1.2.0","config":{"language":"en"},"schema":{"type":"object"},"releases":true}"#,
     ),
     (
         "from-worker-failed",
@@ -98,12 +99,13 @@ fn reread(text: &[u8]) -> Result<String, String> {
     let raw = |value: &Option<Json>| value.as_ref().map_or("null".to_owned(), |v| v.text().to_owned());
     Ok(match FromWorker::read(text).map_err(|e| e.to_string())? {
         FromWorker::Ready(ready) => format!(
-            r#"{{"t":"ready","protocol":{},"name":{},"version":{},"config":{},"schema":{}}}"#,
+            r#"{{"t":"ready","protocol":{},"name":{},"version":{},"config":{},"schema":{},"releases":{}}}"#,
             ready.protocol,
             json(&ready.name.unwrap_or_default()),
             json(&ready.version.unwrap_or_default()),
             raw(&ready.config),
             raw(&ready.schema),
+            ready.releases,
         ),
         FromWorker::Failed { stage, raised } => format!(
             r#"{{"t":"failed","stage":{},"type":{},"message":{},"traceback":{}}}"#,
