@@ -2,6 +2,10 @@
 //!
 //! Resolution is a function of (arguments, environment, file text): tests never touch the process's environment.
 
+mod host;
+
+pub use host::{FixedGpu, GpuConfig, InventoryConfig, Overrun, ReserveConfig};
+
 use grange_protocol::limit::{INLINE_BYTES, LEASE_RANGE_S, LEASE_S, MAX_FRAME_BYTES};
 use grange_protocol::name::AgentName;
 use serde::Deserialize;
@@ -57,16 +61,6 @@ impl Default for ObjectsConfig {
     fn default() -> Self {
         Self { url: String::new(), cache_max_bytes: 20 << 30 }
     }
-}
-
-/// What the host has, where NVML and the kernel are not asked.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct InventoryConfig {
-    /// Path of `libnvidia-ml.so.1`. Empty: the loader's search path.
-    pub nvml_library: Option<PathBuf>,
-    /// What an operator says of the host.
-    pub labels: BTreeMap<String, String>,
 }
 
 /// Limits on everything that comes from outside.
@@ -134,6 +128,10 @@ pub struct Config {
     pub objects: ObjectsConfig,
     /// The host.
     pub inventory: InventoryConfig,
+    /// What of it workers never get.
+    pub reserve: ReserveConfig,
+    /// How GPUs are watched.
+    pub gpu: GpuConfig,
     /// Limits.
     pub limits: Limits,
 }
@@ -150,6 +148,8 @@ impl Default for Config {
             broker: BrokerConfig::default(),
             objects: ObjectsConfig::default(),
             inventory: InventoryConfig::default(),
+            reserve: ReserveConfig::default(),
+            gpu: GpuConfig::default(),
             limits: Limits::default(),
         }
     }
@@ -295,6 +295,8 @@ impl Config {
         if self.broker.url.trim().is_empty() {
             return Err(ConfigError::Invalid { key: "broker.url", why: "it is empty".to_owned() });
         }
+        self.gpu.check(&range)?;
+        self.inventory.check()?;
         let limits = &self.limits;
         range("limits.inline_bytes", limits.inline_bytes as u64, 1, 900_000)?;
         range("limits.frame_bytes", limits.frame_bytes as u64, 64 << 10, 1 << 30)?;
