@@ -1,10 +1,12 @@
 //! The wire's headers as the NATS client wants them, without an allocation per use.
 //!
-//! Owns nothing but names (`protocol::subject` says what they mean) and reading numbers.
+//! Owns nothing but names (`protocol::subject` says what they mean), and how numbers and times are written and read.
 
+use crate::error::Error;
 use async_nats::HeaderMap;
-use async_nats::header::HeaderName;
+use async_nats::header::{HeaderName, HeaderValue};
 use grange_protocol::subject;
+use std::time::Duration;
 
 pub(crate) const EXPECT: HeaderName = HeaderName::from_static(subject::EXPECT_HEADER);
 pub(crate) const TTL: HeaderName = HeaderName::from_static(subject::TTL_HEADER);
@@ -24,6 +26,17 @@ pub(crate) const STORED: HeaderName = HeaderName::from_static("Nats-Time-Stamp")
 pub(crate) const SUBJECT: HeaderName = HeaderName::from_static("Nats-Subject");
 /// Of a key-value bucket: `DEL` or `PURGE` where a key was removed.
 pub(crate) const OPERATION: HeaderName = HeaderName::from_static("KV-Operation");
+
+/// Makes a message the only one of its subject.
+pub(crate) const ROLLUP: HeaderName = HeaderName::from_static("Nats-Rollup");
+
+/// How long `what` is kept. The server counts in seconds: it takes no less than one.
+pub(crate) fn ttl(what: &str, ttl: Duration) -> Result<HeaderValue, Error> {
+    if ttl < Duration::from_secs(1) {
+        return Err(Error::invalid(format!("{what} cannot run out after {ttl:?}; give 1 s or more")));
+    }
+    Ok(HeaderValue::from(format!("{}ms", ttl.as_millis())))
+}
 
 /// A header's text; empty when it is not there.
 pub(crate) fn text(headers: &HeaderMap, name: HeaderName) -> &str {

@@ -62,12 +62,7 @@ impl Ledger {
         let mut headers = HeaderMap::new();
         headers.insert(headers::EXPECT, HeaderValue::from(expect));
         if let Some(ttl) = ttl {
-            if ttl < Duration::from_secs(1) {
-                return Err(Error::invalid(format!(
-                    "a record cannot run out after {ttl:?}; give 1 s or more"
-                )));
-            }
-            headers.insert(headers::TTL, HeaderValue::from(format!("{}ms", ttl.as_millis())));
+            headers.insert(headers::TTL, headers::ttl("a record", ttl)?);
         }
         let pending = publish::send(&self.broker, key.state(), headers, record.write().into()).await?;
         Ok(async move { pending.stored().await.map(|stored| stored.sequence) })

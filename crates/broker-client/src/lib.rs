@@ -5,6 +5,7 @@
 #![deny(missing_docs)]
 
 mod api;
+pub mod bucket;
 pub mod cancel;
 pub mod connect;
 pub mod dead;

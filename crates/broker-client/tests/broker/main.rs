@@ -1,6 +1,7 @@
 //! The client library against a real nats-server, one server per test.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
 
+mod bucket;
 mod cancel;
 mod connect;
 mod farm;
