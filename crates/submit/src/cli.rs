@@ -99,9 +99,9 @@ pub(crate) enum Command {
     Status(status::StatusFlags),
     /// Show what a job's plugin printed
     Logs(logs::LogsFlags),
-    /// List the agents that are up
+    /// List the agents that are up, or show one; put a GPU back to use
     Agents(agents::AgentsFlags),
-    /// List the plugins of the farm
+    /// List the plugins of the farm, what they need and what they were seen to use
     Plugins(plugins::PluginsFlags),
     /// Look whether the farm is as it should be
     Doctor(doctor::DoctorFlags),
@@ -124,7 +124,7 @@ impl Cli {
             Command::Cancel(flags) => &flags.state,
             Command::Status(flags) => &flags.state,
             Command::Logs(flags) => &flags.state,
-            Command::Agents(flags) => &flags.state,
+            Command::Agents(flags) => flags.state(),
             Command::Plugins(flags) => &flags.state,
             Command::Doctor(flags) => &flags.state,
             Command::Jobs(_) | Command::Completions(_) | Command::ExecChild(_) => &StateFlag { state: None },

@@ -13,6 +13,8 @@ mod follow;
 mod interrupt;
 mod nearest;
 mod output;
+mod resources;
+mod sending;
 mod state_folder;
 mod units;
 
@@ -77,8 +79,8 @@ async fn dispatch(command: Command, context: &Context, output: &mut dyn Output) 
         Command::Jobs(flags) => commands::jobs::run(flags, context, output).await,
         Command::Status(flags) => commands::status::run(&flags, context, output).await,
         Command::Logs(flags) => commands::logs::run(&flags, context, output).await,
-        Command::Agents(_) => commands::agents::run(context, output).await,
-        Command::Plugins(_) => commands::plugins::run(context, output).await,
+        Command::Agents(flags) => commands::agents::run(&flags, context, output).await,
+        Command::Plugins(flags) => commands::plugins::run(&flags, context, output).await,
         Command::Doctor(flags) => commands::doctor::run(&flags, context, output).await,
         Command::ExecChild(_) | Command::Completions(_) => Ok(Exit::Ok),
     }

@@ -64,6 +64,23 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes.round() as u64)
 }
 
+/// Reads an amount of memory in MiB: `8192`, `8g`, `8GiB`, `512m`; what is no whole MiB is rounded up.
+pub(crate) fn parse_mib(text: &str) -> Result<u64, String> {
+    let bad = || format!("`{text}` is not an amount of memory; use MiB, or a form like `8GiB` or `8g`");
+    let (_, unit, rest) = split_number(text.trim()).ok_or_else(bad)?;
+    let unit = unit.trim();
+    if unit.is_empty() && rest.is_empty() {
+        return text.trim().parse().map_err(|_| bad());
+    }
+    // A single letter is what people type: `8g` is 8 GiB.
+    let bytes = match unit {
+        "B" | "b" => return Err(bad()),
+        letter if letter.len() == 1 => parse_size(&format!("{}iB", text.trim())),
+        _ => parse_size(text),
+    };
+    bytes.map(|bytes| bytes.div_ceil(1 << 20)).map_err(|_| bad())
+}
+
 /// Shows a number of bytes.
 pub(crate) fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -74,6 +91,11 @@ pub(crate) fn size(bytes: u64) -> String {
         unit += 1;
     }
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// Shows an amount of memory that is given in MiB.
+pub(crate) fn mib(amount: u64) -> String {
+    size(amount.saturating_mul(1 << 20))
 }
 
 /// Shows a duration in its two largest units or so.
@@ -88,6 +110,17 @@ pub(crate) fn duration(duration: Duration) -> String {
         3600..=86_399 => format!("{} h {} m", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
     }
+}
+
+/// Shows an amount that is counted in seconds, such as GPU time: a tenth of a second is exact enough, less is not.
+pub(crate) fn seconds(amount: f64) -> String {
+    if amount > 0.0 && amount < 0.1 { format!("{amount:.3}") } else { format!("{amount:.1}") }
+}
+
+/// Shows how much of an amount in MiB is left: `60.1/80.0 GiB`.
+pub(crate) fn mib_of(part: u64, whole: u64) -> String {
+    let gib = |amount: u64| amount as f64 / 1024.0;
+    format!("{:.1}/{:.1} GiB", gib(part), gib(whole))
 }
 
 /// Shows milliseconds as a duration.
@@ -153,6 +186,30 @@ mod tests {
         for bad in ["", "GB", "1XB", "-1MB", "1MB2"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn memory_is_read_in_mebibytes() {
+        for (text, mib) in [
+            ("8192", 8192),
+            ("8g", 8192),
+            ("8GiB", 8192),
+            ("1.5G", 1536),
+            ("512m", 512),
+            ("1GB", 954),
+            ("1t", 1 << 20),
+        ] {
+            assert_eq!(parse_mib(text), Ok(mib), "{text}");
+        }
+        for bad in ["", "g", "-1", "1.5", "8b", "8x", "8 parsec", "1e9", "99999999999999999999"] {
+            let error = parse_mib(bad).unwrap_err();
+            assert!(error.contains(&format!("`{bad}`")), "{error}");
+        }
+        assert_eq!((mib(512), mib(8192)), ("512.0 MiB".into(), "8.0 GiB".into()));
+        assert_eq!(
+            (mib_of(512, 8192), seconds(0.02), seconds(61.26)),
+            ("0.5/8.0 GiB".into(), "0.020".into(), "61.3".into())
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::context::{Context, Session};
 use crate::failure::{Exit, Failure};
 use crate::nearest::nearest;
 use crate::output::Output;
-use crate::output::words::{Level, PluginEntry};
+use crate::output::words::{Level, PluginEntry, Rows};
 use grange_broker_client::query;
 use grange_protocol::name::PluginName;
 use grange_protocol::status::{AgentStatus, PluginState, PluginStatus};
@@ -15,16 +15,37 @@ use std::collections::BTreeMap;
 const LISTED: usize = 12;
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+NEEDS is what one worker takes from its host: what the manifest asks for, or what was seen, where it does not say how
+much memory of a GPU. PEAK VRAM is the most that a worker was seen to use on one GPU, START how long a worker takes until
+it is ready. RUNNING counts runs, and how many fit at one time.")]
 pub(crate) struct PluginsFlags {
+    /// Only this plugin, on each host that has it
+    plugin: Option<PluginName>,
+    /// One line for each host that has it
+    #[arg(long)]
+    hosts: bool,
     #[command(flatten)]
     pub(crate) state: StateFlag,
 }
 
-pub(crate) async fn run(context: &Context, output: &mut dyn Output) -> Result<Exit, Failure> {
+pub(crate) async fn run(
+    flags: &PluginsFlags,
+    context: &Context,
+    output: &mut dyn Output,
+) -> Result<Exit, Failure> {
     let session = context.connect().await?;
     let agents = query::agents(&session.broker).await?;
     let statuses: Vec<AgentStatus> = agents.into_iter().map(|(status, _)| status).collect();
-    output.plugins(&merge(&statuses))?;
+    let mut plugins = merge(&statuses);
+    if let Some(wanted) = &flags.plugin {
+        if !plugins.iter().any(|plugin| plugin.name == *wanted) {
+            return Err(unknown(wanted, &plugins, ""));
+        }
+        plugins.retain(|plugin| plugin.name == *wanted);
+    }
+    let by_host = flags.hosts || flags.plugin.is_some();
+    output.plugins(&plugins, if by_host { Rows::ByHost } else { Rows::Overall })?;
     Ok(Exit::Ok)
 }
 
@@ -59,7 +80,7 @@ fn judge(wanted: &PluginName, agents: &[AgentStatus]) -> Result<Option<String>, 
     }
     let plugins = merge(agents);
     let Some(plugin) = plugins.iter().find(|plugin| plugin.name == *wanted) else {
-        return Err(unknown(wanted, &plugins));
+        return Err(unknown(wanted, &plugins, "--unchecked submits it all the same"));
     };
     let states = |state| plugin.hosts.iter().find(move |(_, status)| status.state == state);
     if states(PluginState::Ready).is_some() {
@@ -73,21 +94,25 @@ fn judge(wanted: &PluginName, agents: &[AgentStatus]) -> Result<Option<String>, 
     Ok(Some(format!("`{wanted}` has failed on every host that has it, so the job waits: {why}")))
 }
 
-fn unknown(wanted: &PluginName, plugins: &[PluginEntry]) -> Failure {
+/// `anyway`: what can be done all the same.
+fn unknown(wanted: &PluginName, plugins: &[PluginEntry], anyway: &str) -> Failure {
     let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name.as_str()).collect();
     let near = nearest(wanted.as_str(), names.iter().copied());
-    let ticks = |names: &[&str]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let ticks =
+        |names: &[&str], and: &str| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(and);
+    let known = match (near.is_empty(), names.len()) {
+        (false, _) => format!("is it {}?", ticks(&near, " or ")),
+        (true, 0) => "the agents have no plugin at all".to_owned(),
+        (true, 1..=LISTED) => format!("there are {}", ticks(&names, ", ")),
+        (true, _) => "`grange plugins` lists those there are".to_owned(),
+    };
+    let between = match (anyway.is_empty(), known.ends_with('?')) {
+        (true, _) => "",
+        (false, true) => " ",
+        (false, false) => "; ",
+    };
     let failure = Failure::new(Exit::NotFound, format!("no agent that is up has a plugin `{wanted}`"));
-    let anyway = "--unchecked submits it all the same";
-    failure.hint(match (near.is_empty(), names.len()) {
-        (false, _) => format!(
-            "is it {}? {anyway}",
-            near.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or ")
-        ),
-        (true, 0) => format!("the agents have no plugin at all; {anyway}"),
-        (true, 1..=LISTED) => format!("there are {}; {anyway}", ticks(&names)),
-        (true, _) => format!("`grange plugins` lists those there are; {anyway}"),
-    })
+    failure.hint(format!("{known}{between}{anyway}"))
 }
 
 #[cfg(test)]

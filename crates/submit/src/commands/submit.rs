@@ -9,22 +9,18 @@ use crate::failure::{Exit, Failure};
 use crate::follow::follow;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
-use crate::output::words::Sending;
+use crate::resources::{Policy, ResourceFlags, Wanted, priority};
+use crate::sending::send_files;
 use crate::units::parse_duration;
 use grange_broker_client::ErrorKind;
 use grange_broker_client::follow::Follow;
-use grange_broker_client::objects::Objects;
 use grange_broker_client::submit::{Submission, Submitted, new_job_id, submit};
-use grange_protocol::name::{Class, PluginName};
-use grange_protocol::object::ObjectRef;
+use grange_protocol::name::PluginName;
 use grange_protocol::subject::{JobKey, Lane};
 use grange_protocol::ticket::{Priority, TICKET_VERSION, Ticket, TimeLimits};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-use tokio::time::interval;
+use std::time::Duration;
 
-/// How often a file on its way is looked after.
-const LOOK: Duration = Duration::from_millis(100);
 /// Shortest wait for a start.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
@@ -51,8 +47,8 @@ pub(crate) struct SubmitFlags {
     /// Arguments as JSON: an object of named ones or an array of positional ones; @FILE reads it from a file
     #[arg(long, value_name = "JSON")]
     args_json: Vec<String>,
-    /// How soon: urgent, high, normal or low
-    #[arg(long, default_value_t)]
+    /// How soon: urgent, high, normal or low; or an integer: 10 or more is urgent, 1 to 9 high, 0 normal, below low
+    #[arg(long, value_name = "LEVEL", value_parser = priority, default_value = "normal", allow_negative_numbers = true)]
     priority: Priority,
     /// Longest wait for a start, e.g. 30s; then the job expires
     #[arg(long, value_name = "TIME", value_parser = wait)]
@@ -75,12 +71,14 @@ pub(crate) struct SubmitFlags {
     /// Ask for the result only
     #[arg(long)]
     no_stream: bool,
-    /// On any host that has the plugin, without a check of its resources
-    #[arg(long)]
-    any: bool,
-    /// Submit even if no agent that is up has the plugin
+    /// When nobody can start it now [default: GRANGE_POLICY, else queue]
+    #[arg(long, value_enum)]
+    policy: Option<Policy>,
+    /// Submit without a look at the farm: even if no agent that is up has the plugin, or could ever run the job
     #[arg(long)]
     unchecked: bool,
+    #[command(flatten)]
+    resources: ResourceFlags,
     #[command(flatten)]
     pub(crate) state: StateFlag,
 }
@@ -106,6 +104,8 @@ pub(crate) async fn run(
     output: &mut dyn Output,
 ) -> Result<Exit, Failure> {
     let mut arguments = Arguments::read(&flags.arguments, &flags.files, &flags.args_json)?;
+    let policy = Policy::resolve(flags.policy, &context.environment)?;
+    let wanted = flags.resources.wanted(policy)?;
     if let Some(folder) = &flags.out {
         check_folder(folder)?;
     }
@@ -114,7 +114,7 @@ pub(crate) async fn run(
         plugins::check(&session, &flags.plugin, output).await?;
     }
     send_files(&mut arguments, context, output).await?;
-    let submission = submission(&flags, context, arguments);
+    let submission = submission(&flags, context, wanted, arguments);
     let key = JobKey { owner: submission.owner.clone(), job: new_job_id() };
     let submission = Submission { job: Some(key.job.clone()), ..submission };
     if flags.detach {
@@ -141,9 +141,8 @@ fn check_folder(folder: &Path) -> Result<(), Failure> {
         .map_err(|e| Failure::usage(format!("`--out {}` cannot be made: {e}", folder.display())))
 }
 
-fn submission(flags: &SubmitFlags, context: &Context, arguments: Arguments) -> Submission {
+fn submission(flags: &SubmitFlags, context: &Context, wanted: Wanted, arguments: Arguments) -> Submission {
     let (args, kwargs) = arguments.into_json();
-    let class = if flags.any { Class::any() } else { Class::plugin_default() };
     let stream = match (flags.stream, flags.no_stream) {
         (true, _) => Some(true),
         (false, true) => Some(false),
@@ -155,8 +154,8 @@ fn submission(flags: &SubmitFlags, context: &Context, arguments: Arguments) -> S
     Submission {
         owner: context.owner.clone(),
         job: None,
-        lane: Lane { priority: flags.priority, plugin: flags.plugin.clone(), class },
-        ticket: Ticket { v: TICKET_VERSION, args, kwargs, stream, limits, resources: None },
+        lane: Lane { priority: flags.priority, plugin: flags.plugin.clone(), class: wanted.class },
+        ticket: Ticket { v: TICKET_VERSION, args, kwargs, stream, limits, resources: wanted.resources },
         max_wait: flags.max_wait,
     }
 }
@@ -167,42 +166,6 @@ async fn send(session: &Session, submission: Submission, key: &JobKey) -> Result
             .hint(format!("the broker may have it all the same: `grange status {}`", key.job)),
         _ => error.into(),
     })
-}
-
-/// Sends every file and puts its reference among the arguments.
-async fn send_files(
-    arguments: &mut Arguments,
-    context: &Context,
-    output: &mut dyn Output,
-) -> Result<(), Failure> {
-    if arguments.files.is_empty() {
-        return Ok(());
-    }
-    let objects = context.objects().await?;
-    for (name, path) in std::mem::take(&mut arguments.files) {
-        let object = send_file(&objects, &path, output).await?;
-        arguments.kwargs.insert(name, object.to_value());
-    }
-    Ok(())
-}
-
-async fn send_file(objects: &Objects, path: &Path, output: &mut dyn Output) -> Result<ObjectRef, Failure> {
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    let size = path.metadata().map_or(0, |file| file.len());
-    let started = Instant::now();
-    let mut looks = interval(LOOK);
-    let sent = objects.put_file(path, &name);
-    tokio::pin!(sent);
-    let object = loop {
-        tokio::select! {
-            done = &mut sent => break done,
-            _ = looks.tick() => {
-                output.sending(Some(&Sending { name: name.clone(), size, elapsed: started.elapsed() }))?;
-            }
-        }
-    };
-    output.sending(None)?;
-    object.map_err(|error| Failure::of_store(&error))
 }
 
 #[cfg(test)]
@@ -225,16 +188,22 @@ mod tests {
         let global = crate::cli::GlobalFlags { state: Some(folder.path().to_owned()), ..Default::default() };
         let context = Context::resolve(&global, std::collections::BTreeMap::new(), "ann").unwrap();
         let arguments = Arguments::read(&flags.arguments, &flags.files, &flags.args_json).unwrap();
-        submission(&flags, &context, arguments)
+        let policy = Policy::resolve(flags.policy, &context.environment).unwrap();
+        let wanted = flags.resources.wanted(policy).unwrap();
+        submission(&flags, &context, wanted, arguments)
     }
 
     #[test]
     fn flags_reach_the_ticket() {
-        let job = built("ocr n=3 --priority high --timeout 90s --max-wait 1m --any --no-stream");
+        let job =
+            built("ocr n=3 --priority high --timeout 90s --max-wait 1m --policy permissive --no-stream");
         assert_eq!(job.lane.to_string(), "any/high/ocr");
         assert_eq!(job.ticket.kwargs.as_ref().map(|k| k.text()), Some("{\"n\":3}"));
         assert_eq!((job.ticket.stream, job.ticket.limits.timeout_s), (Some(false), Some(90)));
         assert_eq!((job.max_wait, job.owner.as_str()), (Some(Duration::from_secs(60)), "ann"));
+        let large = built("ocr --vram 9g --priority -1");
+        assert_eq!(large.lane.to_string(), "g1+v12/low/ocr");
+        assert_eq!(large.ticket.resources.unwrap().vram_mb, 9216);
         let least = built("echo");
         assert_eq!((least.lane.to_string().as_str(), least.ticket.stream), ("default/normal/echo", None));
     }

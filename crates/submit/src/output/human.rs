@@ -2,13 +2,17 @@
 //!
 //! Owns the wording of what happens to a job that is followed; listings are in [`listings`].
 
+mod agents;
+mod ends;
+mod farm;
 mod listings;
+mod plugins;
 
 use super::Output;
 use super::live::Live;
 use super::screen::{Screen, Style, clean, clean_lines};
 use super::value::{chunk_line, result_lines};
-use super::words::{Check, Ended, FarmNews, Level, PluginEntry, Sending, Verdict};
+use super::words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, Verdict};
 use crate::failure::Failure;
 use crate::units;
 use grange_broker_client::cancel::Cancelled;
@@ -17,14 +21,12 @@ use grange_broker_client::query::JobView;
 use grange_broker_client::submit::Submitted;
 use grange_broker_client::topology::{Change, Ensured};
 use grange_protocol::event::LogLine;
+use grange_protocol::name::AgentName;
 use grange_protocol::record::{Record, State};
-use grange_protocol::status::{AgentStatus, PluginState};
+use grange_protocol::status::ControlAnswer;
 use grange_protocol::subject::JobKey;
 use std::io;
-use std::time::Duration;
 
-/// Last lines of a traceback that are shown.
-const TRACEBACK_LINES: usize = 24;
 const LOG_MARK: &str = "  │ ";
 
 pub(super) struct Human {
@@ -50,6 +52,7 @@ impl Human {
             return Ok(());
         }
         let screen = &mut self.screen;
+        screen.leave();
         self.live.around(|| {
             for (to, line) in lines {
                 match to {
@@ -136,50 +139,6 @@ impl Human {
             State::Succeeded | State::Failed | State::Cancelled | State::Expired | State::Refused => None,
         }
     }
-
-    /// `succeeded in 3.2 s on host-1 (25 chunks)`
-    fn end_line(&self, end: &Ended) -> String {
-        let record = &end.record;
-        let outcome = record.outcome.clone().unwrap_or_default();
-        let (mark, style) = match record.state {
-            State::Succeeded => ("✔", Style::Green),
-            State::Cancelled | State::Expired | State::Refused => ("■", Style::Yellow),
-            _ => ("✘", Style::Red),
-        };
-        let mut rest = String::new();
-        if outcome.usage.run_ms > 0.0 {
-            rest.push_str(&format!(" in {}", units::millis(outcome.usage.run_ms)));
-        }
-        if let Some(attempt) = &record.attempt {
-            rest.push_str(&format!(" on {}", attempt.agent));
-            if attempt.number > 1 {
-                rest.push_str(&format!(", attempt {}", attempt.number));
-            }
-        }
-        if outcome.chunks > 0 {
-            let s = if outcome.chunks == 1 { "" } else { "s" };
-            rest.push_str(&format!(", {} chunk{s}", outcome.chunks));
-        }
-        let word = self.screen.err_look.paint(style, &format!("{mark} {}", record.state));
-        format!("{word}{}", self.dim(&rest))
-    }
-
-    fn failure_lines(&self, end: &Ended) -> Vec<(To, String)> {
-        let Some(failure) = end.record.outcome.as_ref().and_then(|outcome| outcome.failure.as_ref()) else {
-            return Vec::new();
-        };
-        let raised = failure.exception.as_deref().filter(|name| !failure.message.contains(name));
-        let raised = raised.map(|name| format!("{}: ", clean(name))).unwrap_or_default();
-        let mut lines =
-            vec![(To::Err, format!("{}: {raised}{}", failure.kind, clean_lines(&failure.message)))];
-        let shown = |text: &Option<String>| text.as_deref().map(clean_lines).unwrap_or_default();
-        for text in [shown(&failure.traceback), shown(&failure.stderr)] {
-            let count = text.lines().count();
-            let last = text.lines().skip(count.saturating_sub(TRACEBACK_LINES));
-            lines.extend(last.map(|line| (To::Err, self.dim(&format!("{LOG_MARK}{line}")))));
-        }
-        lines
-    }
 }
 
 impl Output for Human {
@@ -246,12 +205,13 @@ impl Output for Human {
 
     fn ended(&mut self, end: &Ended) -> io::Result<()> {
         self.live.clear();
-        if end.followed || end.result.is_none() {
-            let line = self.end_line(end);
+        let usage = end.record.outcome.as_ref().map(|outcome| outcome.usage.clone()).unwrap_or_default();
+        if end.followed || end.result.is_none() || listings::gpu_use(&usage).is_some() {
+            self.err(ends::line(end, self.screen.err_look))?;
+        }
+        for line in ends::failure(end, self.screen.err_look) {
             self.err(line)?;
         }
-        let lines = self.failure_lines(end);
-        self.write(&lines)?;
         if let Some(result) = &end.result {
             let brief = end.followed && end.record.outcome.as_ref().is_some_and(|o| o.chunks > 0);
             self.out(result_lines(result, brief, self.screen.out_look))?;
@@ -289,18 +249,37 @@ impl Output for Human {
         }])
     }
 
-    fn agents(&mut self, agents: &[(AgentStatus, Duration)]) -> io::Result<()> {
-        if agents.is_empty() {
-            return self.err("no agent is up".to_owned());
+    fn agents(&mut self, agents: &Agents<'_>, showing: Showing) -> io::Result<()> {
+        let look = self.screen.out_look;
+        let lines = match agents {
+            Agents::All([]) if showing == Showing::Once => return self.err("no agent is up".to_owned()),
+            Agents::All([]) => vec!["no agent is up".to_owned()],
+            Agents::All(all) => agents::table(all, look),
+            Agents::One(status, age) => agents::details(status, *age, look),
+        };
+        match showing {
+            Showing::Once => self.out(lines),
+            Showing::Again => {
+                let now = units::date_time(units::now_ms());
+                let head = look.paint(Style::Dim, &format!("{now}; Ctrl-C ends"));
+                self.screen.repaint(&[vec![head], lines].concat())
+            }
         }
-        self.out(listings::agents(agents, self.screen.out_look))
     }
 
-    fn plugins(&mut self, plugins: &[PluginEntry]) -> io::Result<()> {
+    fn answered(&mut self, agent: &AgentName, answer: &ControlAnswer) -> io::Result<()> {
+        self.out(vec![format!("{agent}: {}", clean(&answer.message))])
+    }
+
+    fn plugins(&mut self, plugins: &[PluginEntry], rows: Rows) -> io::Result<()> {
         if plugins.is_empty() {
             return self.err("no agent that is up has a plugin".to_owned());
         }
-        self.out(listings::plugins(plugins, self.screen.out_look))
+        let look = self.screen.out_look;
+        self.out(match rows {
+            Rows::Overall => plugins::overall(plugins, look),
+            Rows::ByHost => plugins::by_host(plugins, look),
+        })
     }
 
     fn topology(&mut self, done: &[Ensured]) -> io::Result<()> {
@@ -326,51 +305,7 @@ impl Output for Human {
     }
 
     fn farm(&mut self, news: &FarmNews) -> io::Result<()> {
-        let line = |topic: &str, text: String| vec![format!("{topic:<9}{}", clean(&text))];
-        let look = self.screen.out_look;
-        let lines = match news {
-            FarmNews::Broker { url, version, durability } => vec![
-                format!("{:<9}nats-server {version} with JetStream at {url}", "broker"),
-                format!("{:<9}{durability}", ""),
-            ],
-            FarmNews::Objects { url } => line("objects", url.clone()),
-            FarmNews::Agent { status, log } => {
-                let text =
-                    format!("{}: {}; its log: {}", status.agent, listings::capacity(status), log.display());
-                line("agent", text)
-            }
-            FarmNews::Notice { text } => line("", format!("note: {text}")),
-            FarmNews::Plugin { name, version, state, reason } => {
-                let style = match state {
-                    PluginState::Ready => Style::Green,
-                    PluginState::Preparing => Style::Dim,
-                    PluginState::Failed => Style::Red,
-                };
-                let why = if reason.is_empty() { String::new() } else { format!(": {}", clean(reason)) };
-                let state = look.paint(style, state.as_str());
-                vec![format!("{:<9}{name} {} {state}{why}", "plugin", clean(version))]
-            }
-            FarmNews::Ready { plugins, failed } => {
-                let failed = if *failed > 0 { format!(", {failed} of them failed") } else { String::new() };
-                let s = if *plugins == 1 { "" } else { "s" };
-                line(
-                    "ready",
-                    format!(
-                        "{plugins} plugin{s}{failed}; `grange submit PLUGIN key=value` runs one, Ctrl-C ends the farm"
-                    ),
-                )
-            }
-            FarmNews::AgentLost { how } => {
-                line("agent", format!("ended by itself ({how}); starting it again"))
-            }
-            FarmNews::BrokerLost => line("broker", "ended by itself; it was started again".to_owned()),
-            FarmNews::Stopping { signal } => line(
-                "stopping",
-                format!("on {signal}; jobs that run are finished first, another {signal} stops them"),
-            ),
-            FarmNews::Stopped => line("stopped", "no process of this farm is left".to_owned()),
-        };
-        self.out(lines)
+        self.out(farm::lines(news, self.screen.out_look))
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::Output;
 use super::screen::Screen;
-use super::words::{Check, Ended, FarmNews, Level, PluginEntry, Sending};
+use super::words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing};
 use crate::failure::Failure;
 use grange_broker_client::cancel::Cancelled;
 use grange_broker_client::follow::Update;
@@ -12,7 +12,8 @@ use grange_broker_client::query::JobView;
 use grange_broker_client::submit::Submitted;
 use grange_broker_client::topology::{Change, Ensured};
 use grange_protocol::event::LogLine;
-use grange_protocol::status::AgentStatus;
+use grange_protocol::name::AgentName;
+use grange_protocol::status::{AgentStatus, ControlAnswer};
 use grange_protocol::subject::JobKey;
 use serde_json::{Value, json};
 use std::io;
@@ -109,19 +110,19 @@ impl Output for Json {
         self.line(&json!({ "job": key.job, "owner": key.owner, "outcome": outcome, "state": state }))
     }
 
-    fn agents(&mut self, agents: &[(AgentStatus, Duration)]) -> io::Result<()> {
-        let all: Vec<Value> = agents
-            .iter()
-            .map(|(status, age)| {
-                let mut value = json!(status);
-                value["heartbeat_age_ms"] = json!(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-                value
-            })
-            .collect();
-        self.line(&json!(all))
+    fn agents(&mut self, agents: &Agents<'_>, _: Showing) -> io::Result<()> {
+        let value = match agents {
+            Agents::All(all) => all.iter().map(|(status, age)| agent(status, *age)).collect(),
+            Agents::One(status, age) => agent(status, *age),
+        };
+        self.line(&value)
     }
 
-    fn plugins(&mut self, plugins: &[PluginEntry]) -> io::Result<()> {
+    fn answered(&mut self, agent: &AgentName, answer: &ControlAnswer) -> io::Result<()> {
+        self.line(&json!({ "agent": agent, "ok": answer.ok, "message": answer.message }))
+    }
+
+    fn plugins(&mut self, plugins: &[PluginEntry], _: Rows) -> io::Result<()> {
         let all: Vec<Value> = plugins
             .iter()
             .map(|plugin| {
@@ -232,6 +233,12 @@ fn job(view: &JobView) -> Value {
         })),
         "record": view.record,
     })
+}
+
+fn agent(status: &AgentStatus, age: Duration) -> Value {
+    let mut value = json!(status);
+    value["heartbeat_age_ms"] = json!(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    value
 }
 
 fn farm(news: &FarmNews) -> Value {

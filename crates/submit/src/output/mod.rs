@@ -19,13 +19,13 @@ use grange_broker_client::query::JobView;
 use grange_broker_client::submit::Submitted;
 use grange_broker_client::topology::Ensured;
 use grange_protocol::event::LogLine;
-use grange_protocol::status::AgentStatus;
+use grange_protocol::name::AgentName;
+use grange_protocol::status::ControlAnswer;
 use grange_protocol::subject::JobKey;
 use screen::Screen;
 use std::collections::BTreeMap;
 use std::io;
-use std::time::Duration;
-use words::{Check, Ended, FarmNews, Level, PluginEntry, Sending};
+use words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing};
 
 /// One form of everything that commands say. Every method writes at once.
 pub(crate) trait Output {
@@ -54,9 +54,11 @@ pub(crate) trait Output {
     /// What a request for a job's end led to.
     fn cancelled(&mut self, key: &JobKey, outcome: Cancelled) -> io::Result<()>;
     /// Agents, with the ages of their heartbeats.
-    fn agents(&mut self, agents: &[(AgentStatus, Duration)]) -> io::Result<()>;
+    fn agents(&mut self, agents: &Agents<'_>, showing: Showing) -> io::Result<()>;
+    /// What an agent answered to an order.
+    fn answered(&mut self, agent: &AgentName, answer: &ControlAnswer) -> io::Result<()>;
     /// Plugins, each with the hosts that know it.
-    fn plugins(&mut self, plugins: &[PluginEntry]) -> io::Result<()>;
+    fn plugins(&mut self, plugins: &[PluginEntry], rows: Rows) -> io::Result<()>;
     /// What was done about streams and buckets.
     fn topology(&mut self, done: &[Ensured]) -> io::Result<()>;
     /// What `doctor` found.

@@ -2,7 +2,7 @@
 
 use super::Output;
 use super::screen::{Screen, clean};
-use super::words::{Check, Ended, FarmNews, Level, PluginEntry, Sending, Verdict};
+use super::words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, Verdict};
 use crate::failure::Failure;
 use grange_broker_client::cancel::Cancelled;
 use grange_broker_client::follow::Update;
@@ -10,10 +10,10 @@ use grange_broker_client::query::JobView;
 use grange_broker_client::submit::Submitted;
 use grange_broker_client::topology::Ensured;
 use grange_protocol::event::LogLine;
-use grange_protocol::status::AgentStatus;
+use grange_protocol::name::AgentName;
+use grange_protocol::status::{AgentState, ControlAnswer};
 use grange_protocol::subject::JobKey;
 use std::io;
-use std::time::Duration;
 
 pub(super) struct Quiet {
     screen: Screen,
@@ -92,14 +92,26 @@ impl Output for Quiet {
         })
     }
 
-    fn agents(&mut self, agents: &[(AgentStatus, Duration)]) -> io::Result<()> {
-        for (status, _) in agents {
-            writeln!(self.screen.out, "{}", status.agent)?;
+    fn agents(&mut self, agents: &Agents<'_>, _: Showing) -> io::Result<()> {
+        match agents {
+            Agents::All(all) => {
+                for (status, _) in *all {
+                    writeln!(self.screen.out, "{}", status.agent)?;
+                }
+                self.screen.flush()
+            }
+            Agents::One(status, _) => self.screen.line(match status.state {
+                AgentState::Ready => "ready",
+                AgentState::Draining => "draining",
+            }),
         }
-        self.screen.flush()
     }
 
-    fn plugins(&mut self, plugins: &[PluginEntry]) -> io::Result<()> {
+    fn answered(&mut self, _: &AgentName, _: &ControlAnswer) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn plugins(&mut self, plugins: &[PluginEntry], _: Rows) -> io::Result<()> {
         for plugin in plugins {
             writeln!(self.screen.out, "{}", plugin.name)?;
         }

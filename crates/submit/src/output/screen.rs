@@ -5,6 +5,8 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 
 /// Width where nobody says it.
 const WIDTH: usize = 100;
+/// Height where nobody says it, lines.
+const HEIGHT: usize = 40;
 
 /// How a text looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub(super) struct Screen {
     pub(super) err: Box<dyn Write>,
     pub(super) out_look: Look,
     pub(super) err_look: Look,
+    /// Lines of what was painted last, which the next painting takes the place of. None: nothing was painted yet.
+    painted: Option<usize>,
 }
 
 impl Screen {
@@ -66,7 +70,43 @@ impl Screen {
             err_look: look(err.is_terminal()),
             out: Box::new(BufWriter::new(out)),
             err: Box::new(BufWriter::new(err)),
+            painted: None,
         }
+    }
+
+    /// Writes lines to stdout, on a terminal in the place of those that were painted before, and as many as fit there;
+    /// elsewhere below them.
+    pub(super) fn repaint(&mut self, lines: &[String]) -> io::Result<()> {
+        let before = self.painted.replace(0);
+        if !self.out_look.terminal {
+            if before.is_some() {
+                writeln!(self.out)?;
+            }
+            return lines
+                .iter()
+                .try_for_each(|line| writeln!(self.out, "{line}"))
+                .and_then(|()| self.flush());
+        }
+        let (width, height) = size().unwrap_or((self.out_look.width, HEIGHT));
+        let fitting = height.saturating_sub(1).max(1);
+        let hidden = if lines.len() > fitting { lines.len() - (fitting - 1) } else { 0 };
+        if let Some(up) = before.filter(|lines| *lines > 0) {
+            write!(self.out, "\x1b[{up}A")?;
+        }
+        let more = (hidden > 0).then(|| format!("… and {hidden} more lines"));
+        let shown: Vec<&String> = lines.iter().take(lines.len() - hidden).chain(&more).collect();
+        for line in &shown {
+            // What stands to the right of the new line goes, and what stands below the last one.
+            writeln!(self.out, "\r{}\x1b[K", cut_painted(line, width))?;
+        }
+        write!(self.out, "\x1b[J")?;
+        self.painted = Some(shown.len());
+        self.flush()
+    }
+
+    /// Lets what was painted stand.
+    pub(super) fn leave(&mut self) {
+        self.painted = self.painted.map(|_| 0);
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
@@ -119,6 +159,35 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     }
 }
 
+/// The terminal's columns and lines at this moment.
+fn size() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then(|| (size.ws_col.into(), size.ws_row.into()))
+}
+
+/// At most `width` characters of a line that may be painted; a cut shows.
+fn cut_painted(line: &str, width: usize) -> String {
+    let mut kept = String::with_capacity(line.len());
+    let mut rest = line.chars().peekable();
+    let mut count = 0;
+    while let Some(c) = rest.next() {
+        if c == '\x1b' {
+            // A colour takes no place; it ends with its first letter.
+            kept.push(c);
+            kept.extend(std::iter::from_fn(|| rest.next_if(|c| !c.is_ascii_alphabetic())));
+            kept.extend(rest.next());
+            continue;
+        }
+        count += 1;
+        match count {
+            over if over > width => continue,
+            last if last == width && rest.peek().is_some_and(|c| *c != '\x1b') => kept.push('…'),
+            _ => kept.push(c),
+        }
+    }
+    kept
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -154,6 +223,7 @@ pub(super) mod tests {
             err: Box::new(err.clone()),
             out_look: Look::PIPE,
             err_look: Look::PIPE,
+            painted: None,
         };
         (screen, out, err)
     }
@@ -170,6 +240,34 @@ pub(super) mod tests {
     #[test]
     fn cuts_show() {
         assert_eq!((cut("abc", 3), cut("abcd", 3)), ("abc".to_owned(), "ab…".to_owned()));
+    }
+
+    #[test]
+    fn a_painting_takes_the_place_of_the_one_before() {
+        let (mut screen, out, _) = pipes();
+        let lines = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        screen.repaint(&lines(&["a", "b"])).unwrap();
+        screen.repaint(&lines(&["c"])).unwrap();
+        assert_eq!(out.take(), "a\nb\n\nc\n", "where nothing can move, a blank line parts them");
+        screen.painted = None;
+        screen.out_look = Look { terminal: true, ..Look::PIPE };
+        screen.repaint(&lines(&["a", "b"])).unwrap();
+        assert_eq!(out.take(), "\ra\x1b[K\n\rb\x1b[K\n\x1b[J");
+        screen.repaint(&lines(&["c"])).unwrap();
+        assert_eq!(out.take(), "\x1b[2A\rc\x1b[K\n\x1b[J");
+        screen.leave();
+        screen.repaint(&lines(&["d"])).unwrap();
+        assert_eq!(out.take(), "\rd\x1b[K\n\x1b[J");
+        let many: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        screen.repaint(&many).unwrap();
+        let shown = out.take();
+        assert!(shown.lines().count() <= HEIGHT && shown.contains("more lines"), "{shown}");
+    }
+
+    #[test]
+    fn a_painted_line_is_cut_by_what_is_seen() {
+        assert_eq!(cut_painted("\x1b[31mabcd\x1b[0m", 4), "\x1b[31mabcd\x1b[0m");
+        assert_eq!(cut_painted("\x1b[31mabcde\x1b[0m fg", 4), "\x1b[31mabc…\x1b[0m");
     }
 
     #[test]

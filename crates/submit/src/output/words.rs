@@ -62,6 +62,31 @@ pub(crate) struct PluginEntry {
     pub(crate) hosts: Vec<(String, PluginStatus)>,
 }
 
+/// Agents to show, each with the age of its heartbeat.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Agents<'a> {
+    /// All of them.
+    All(&'a [(AgentStatus, Duration)]),
+    /// One, with all that it says of itself.
+    One(&'a AgentStatus, Duration),
+}
+
+/// Whether something is shown once, or again and again: on a terminal in the place of what was shown before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Showing {
+    Once,
+    Again,
+}
+
+/// What a plugin's rows stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// One for a plugin, over all hosts.
+    Overall,
+    /// One for each host that has it.
+    ByHost,
+}
+
 /// What a check found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {

@@ -1,12 +1,10 @@
-//! Tables of jobs, agents and plugins, and one job with its history.
+//! Tables of jobs, and one job with its history.
 
 use crate::output::screen::{Look, Style, cut};
 use crate::output::table::{Cell, Table};
-use crate::output::words::PluginEntry;
 use crate::units;
 use grange_broker_client::query::JobView;
-use grange_protocol::record::{Record, State};
-use grange_protocol::status::{AgentState, AgentStatus, PluginState, PluginStatus};
+use grange_protocol::record::{Record, State, Usage};
 use std::time::Duration;
 
 pub(super) fn state_style(state: State) -> Style {
@@ -40,6 +38,15 @@ fn run_time(record: &Record, now_ms: u64) -> String {
         }
         _ => "-".to_owned(),
     }
+}
+
+/// `12.5 GPU-seconds, peak 6.0 GiB of VRAM`, as far as there is anything to say.
+pub(super) fn gpu_use(usage: &Usage) -> Option<String> {
+    let held =
+        (usage.gpu_seconds > 0.0).then(|| format!("{} GPU-seconds", units::seconds(usage.gpu_seconds)));
+    let peak = (usage.peak_vram_mb > 0).then(|| format!("peak {} of VRAM", units::mib(usage.peak_vram_mb)));
+    let parts: Vec<String> = held.into_iter().chain(peak).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 pub(super) fn jobs(views: &[JobView], look: Look) -> Vec<String> {
@@ -120,9 +127,8 @@ fn record_facts(record: &Record, now_ms: u64, fact: &mut impl FnMut(&str, Cell))
     if outcome.chunks > 0 {
         fact("chunks", outcome.chunks.to_string().into());
     }
-    if outcome.usage.gpu_seconds > 0.0 {
-        let text = format!("{:.1} s, peak {} MiB", outcome.usage.gpu_seconds, outcome.usage.peak_vram_mb);
-        fact("gpu", text.into());
+    if let Some(used) = gpu_use(&outcome.usage) {
+        fact("gpu", used.into());
     }
     if let Some(failure) = &outcome.failure {
         let message = failure.message.lines().next().unwrap_or_default();
@@ -143,87 +149,4 @@ fn history(record: &Record, look: Look) -> Vec<String> {
         ]);
     }
     table.lines(look)
-}
-
-pub(super) fn agents(agents: &[(AgentStatus, Duration)], look: Look) -> Vec<String> {
-    let mut table = Table::new([
-        "AGENT", "STATE", ">CORES", ">MEMORY", ">FREE", "GPUS", ">RUNNING", "PLUGINS", "VERSION", ">UP",
-        ">HEARD",
-    ]);
-    let now_ms = units::now_ms();
-    for (status, age) in agents {
-        let capacity = &status.capacity;
-        let ready = status.plugins.iter().filter(|p| p.state == PluginState::Ready).count();
-        let (state, style) = match status.state {
-            AgentState::Ready => ("ready", Style::Green),
-            AgentState::Draining => ("draining", Style::Yellow),
-        };
-        table.row([
-            status.agent.as_str().into(),
-            Cell::styled(state, style),
-            capacity.cpus.to_string().into(),
-            units::size(capacity.ram_mb << 20).into(),
-            units::size(capacity.ram_free_mb << 20).into(),
-            gpus(status).into(),
-            status.attempts.len().to_string().into(),
-            format!("{ready}/{} ready", status.plugins.len()).into(),
-            status.version.as_str().into(),
-            units::ago(status.started_ms, now_ms).trim_end_matches(" ago").into(),
-            units::ago(now_ms.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(0)), now_ms).into(),
-        ]);
-    }
-    let mut lines = table.lines(look);
-    for (status, _) in agents {
-        lines.extend(status.notices.iter().map(|notice| {
-            let notice = crate::output::screen::clean_lines(notice);
-            look.paint(Style::Yellow, &format!("{}: {notice}", status.agent))
-        }));
-    }
-    lines
-}
-
-/// `8 cores, 62.7 GiB, no GPU`
-pub(super) fn capacity(status: &AgentStatus) -> String {
-    let capacity = &status.capacity;
-    let gpus = if capacity.gpus.is_empty() { "no GPU".to_owned() } else { gpus(status) };
-    format!("{} cores, {}, {gpus}", capacity.cpus, units::size(capacity.ram_mb << 20))
-}
-
-/// `2 × NVIDIA H200`, each model once.
-fn gpus(status: &AgentStatus) -> String {
-    let mut models: Vec<(&str, usize)> = Vec::new();
-    for gpu in &status.capacity.gpus {
-        match models.iter_mut().find(|(name, _)| *name == gpu.name) {
-            Some((_, count)) => *count += 1,
-            None => models.push((&gpu.name, 1)),
-        }
-    }
-    let shown: Vec<String> = models.iter().map(|(name, count)| format!("{count} × {name}")).collect();
-    if shown.is_empty() { "-".to_owned() } else { shown.join(", ") }
-}
-
-pub(super) fn plugins(plugins: &[PluginEntry], look: Look) -> Vec<String> {
-    let mut table = Table::new(["PLUGIN", "VERSION", "AGENT", "STATE", ">WORKERS", ">RUNNING", "NOTE"]);
-    for plugin in plugins {
-        for (agent, status) in &plugin.hosts {
-            table.row([
-                plugin.name.as_str().into(),
-                status.version.as_str().into(),
-                agent.into(),
-                Cell::styled(status.state.as_str(), plugin_style(status)),
-                status.workers.to_string().into(),
-                format!("{}/{}", status.running, status.slots).into(),
-                if status.reason.is_empty() { &status.description } else { &status.reason }.into(),
-            ]);
-        }
-    }
-    table.lines(look)
-}
-
-fn plugin_style(status: &PluginStatus) -> Style {
-    match status.state {
-        PluginState::Ready => Style::Green,
-        PluginState::Preparing => Style::Dim,
-        PluginState::Failed => Style::Red,
-    }
 }

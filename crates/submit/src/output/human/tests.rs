@@ -1,5 +1,7 @@
 //! What people see, on two pipes.
 
+mod hosts;
+
 use super::super::screen::tests::{Kept, pipes};
 use super::*;
 use crate::failure::Exit;
