@@ -9,10 +9,11 @@ use grange_broker_client::connect::Broker;
 use grange_broker_client::dead::{self, Dead};
 use grange_broker_client::error::{Error, ErrorKind};
 use grange_broker_client::ledger::Ledger;
+use grange_broker_client::priority;
 use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::lifecycle::{self, Claim, end_unclaimed};
 use grange_protocol::name::AgentName;
-use grange_protocol::ownership::{Heartbeat, Stored, Verdict, judge};
+use grange_protocol::ownership::{Delivered, Heartbeat, Stored, Verdict, judge};
 use grange_protocol::record::{Holder, Outcome, Record, State};
 use grange_protocol::status::AgentStatus;
 use grange_protocol::subject::AGENTS_BUCKET;
@@ -58,7 +59,7 @@ impl Claims {
             ahead,
             at_ms: unix_ms(),
         };
-        lifecycle::claim(before, &delivery.lane, delivery.submitted_ms, &claim).ok()
+        lifecycle::claim(before, &delivery.queue.lane, delivery.submitted_ms, &claim).ok()
     }
 
     /// Sends the plain claim of a new job in the caller's order; the future says how it ended.
@@ -106,14 +107,15 @@ impl Claims {
 
     async fn round(&self, delivery: &Delivery, ahead: bool) -> Result<ClaimEnd, Error> {
         let stored = self.ledger.read(&delivery.key).await?;
-        let mut verdict = judge(delivery.base, &stored, &self.me, 0, None);
+        let ticket = Delivered { lane: &delivery.lane, base: delivery.base };
+        let mut verdict = judge(ticket, &stored, &self.me, 0, None);
         if matches!(verdict, Verdict::AskHeartbeat(_) | Verdict::Held { .. }) {
             let holder = match &stored {
                 Stored::Record { record, .. } => record.attempt.as_ref().map(|a| a.agent.clone()),
                 Stored::Nothing | Stored::Marker { .. } => None,
             };
             let (now_ms, heartbeat) = self.look_up(holder.as_ref()).await?;
-            verdict = judge(delivery.base, &stored, &self.me, now_ms, Some(&heartbeat));
+            verdict = judge(ticket, &stored, &self.me, now_ms, Some(&heartbeat));
         }
         match verdict {
             Verdict::Claim { expect, before } => {
@@ -126,6 +128,10 @@ impl Claims {
                 }
                 Ok(ClaimEnd::Won(Box::new(record), sequence))
             }
+            Verdict::Moved { lane, expect } => {
+                priority::forward(&self.broker, &delivery.key, &delivery.lane, &lane, expect).await?;
+                Ok(self.ended(delivery).await)
+            }
             Verdict::Mine => match stored {
                 Stored::Record { record, sequence, .. } => Ok(ClaimEnd::Won(record, sequence)),
                 Stored::Nothing | Stored::Marker { .. } => Ok(ClaimEnd::NotOurs),
@@ -133,7 +139,7 @@ impl Claims {
             Verdict::Ended(_) => Ok(self.ended(delivery).await),
             Verdict::Expired { expect } => {
                 let ended =
-                    end_unclaimed(None, &delivery.lane, State::Expired, Outcome::default(), unix_ms());
+                    end_unclaimed(None, &delivery.queue.lane, State::Expired, Outcome::default(), unix_ms());
                 if let Ok(record) = ended {
                     self.ledger.write(&delivery.key, expect, &record, None).await?;
                 }
@@ -202,7 +208,7 @@ impl Claims {
         if let Some(key) = &unusable.key {
             let failure = Failure::new(FailureKind::InvalidInput, &unusable.why);
             let outcome = Outcome { failure: Some(failure), ..Outcome::default() };
-            if let Ok(record) = end_unclaimed(None, &unusable.lane, State::Failed, outcome, unix_ms()) {
+            if let Ok(record) = end_unclaimed(None, &unusable.queue.lane, State::Failed, outcome, unix_ms()) {
                 match self.ledger.write(key, unusable.base, &record, None).await {
                     Ok(_) => {}
                     Err(error) if error.kind() == ErrorKind::Conflict => {}

@@ -16,6 +16,8 @@ mod history;
 pub mod ledger;
 pub mod objects;
 pub mod outcomes;
+mod post;
+pub mod priority;
 pub mod publish;
 pub mod query;
 mod refusals;

@@ -1,15 +1,12 @@
 //! Submitting a job: one acknowledged publish, and before it a `queued` record where the wait is limited.
 //!
-//! Owns ids, headers and the retry of a publish whose answer was lost. Never checks a plugin's arguments.
+//! Owns ids and the order of the two writes. Never checks a plugin's arguments.
 
 use crate::api;
 use crate::connect::Broker;
 use crate::error::{Error, ErrorKind};
-use crate::headers;
 use crate::ledger::Ledger;
-use crate::publish::{self, Pending};
-use async_nats::HeaderMap;
-use async_nats::header::HeaderValue;
+use crate::post::{Post, TRIES};
 use bytes::Bytes;
 use grange_protocol::lifecycle;
 use grange_protocol::limit::MAX_MESSAGE_BYTES;
@@ -20,9 +17,6 @@ use grange_protocol::subject::{JobKey, Lane};
 use grange_protocol::ticket::Ticket;
 use std::time::Duration;
 use uuid::Uuid;
-
-/// How often a publish without an answer is sent again; its message id makes that harmless.
-const TRIES: u32 = 3;
 
 /// A job to submit.
 #[derive(Clone, Debug)]
@@ -83,43 +77,15 @@ pub async fn submit_later(
         None => 0,
         Some(wait) => queue(ledger, &key, &lane, wait).await?,
     };
-    let post = Post { broker: broker.clone(), subject: key.ticket(&lane), revision, body };
-    let first = post.send(&key).await?;
+    let (broker, subject, message_id) = (broker.clone(), key.ticket(&lane), key.to_string());
+    let post = Post { broker, subject, message_id, revision, body };
+    let first = post.send().await?;
     let named = key.clone();
     let accepted = async move {
-        let stored = post.settle(&key, first).await?;
+        let stored = post.settle(first).await?;
         Ok(Submitted { key, lane, sequence: stored.sequence, duplicate: stored.duplicate })
     };
     Ok((named, accepted))
-}
-
-/// A ticket that may have to be sent more than once.
-struct Post {
-    broker: Broker,
-    subject: String,
-    revision: u64,
-    body: Bytes,
-}
-
-impl Post {
-    async fn send(&self, key: &JobKey) -> Result<Pending, Error> {
-        let mut headers = HeaderMap::new();
-        // With the owner: ids are compared over the whole stream, and two owners may choose the same.
-        headers.insert(headers::MESSAGE_ID, HeaderValue::from(key.to_string()));
-        headers.insert(headers::STATE, HeaderValue::from(self.revision));
-        publish::send(&self.broker, self.subject.clone(), headers, self.body.clone()).await
-    }
-
-    async fn settle(&self, key: &JobKey, first: Pending) -> Result<publish::Stored, Error> {
-        let mut answer = first.stored().await;
-        for _ in 1..TRIES {
-            match answer {
-                Err(e) if e.kind() == ErrorKind::Timeout => answer = self.send(key).await?.stored().await,
-                settled => return settled,
-            }
-        }
-        answer
-    }
 }
 
 /// Writes the `queued` record and answers its revision. A repeat of the same submission finds its own record.

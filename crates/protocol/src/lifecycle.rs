@@ -5,7 +5,7 @@
 //!   (nothing) ─► queued ─► claimed ─► running ─► succeeded | failed | cancelled
 //!       │          │  ▲       │          │
 //!       │          │  └───────┴──────────┴──► retrying ─► claimed | running | failed | cancelled
-//!       │          └─► expired | refused | cancelled
+//!       │          └─► expired | refused | cancelled            (queued and retrying: also into another lane)
 //!       └─► claimed | running | failed | cancelled | refused       (a ticket needs no record before it is claimed)
 //! ```
 //! A terminal record never changes.
@@ -63,6 +63,32 @@ pub fn queue(lane: &Lane, at_ms: u64) -> Record {
     let mut record = Record::new(lane, State::Queued, at_ms);
     record.enter(State::Queued, at_ms, "");
     record
+}
+
+/// The record of a job that waits, and waits in lane `to` from now on. Its ticket is to be published there; one that lies
+/// elsewhere is passed on (`ownership::Verdict::Moved`). `from` and `submitted_ms` are of a job without a record.
+pub fn move_to(
+    before: Option<&Record>,
+    from: &Lane,
+    to: &Lane,
+    submitted_ms: u64,
+    at_ms: u64,
+) -> Result<Record, Denied> {
+    let mut record = before.cloned().unwrap_or_else(|| Record::new(from, State::Queued, submitted_ms));
+    let state = match record.state {
+        State::Queued | State::Retrying => record.state,
+        held @ (State::Claimed | State::Running) => {
+            return Err(Denied::NotFromHere { from: held, to: State::Queued });
+        }
+        State::Succeeded | State::Failed | State::Cancelled | State::Expired | State::Refused => {
+            return Err(Denied::Ended(record.state));
+        }
+    };
+    let note = format!("moved from `{}` to `{to}`", record.lane());
+    let Lane { priority, plugin, class } = to.clone();
+    (record.priority, record.plugin, record.class) = (priority, plugin, class);
+    record.enter(state, at_ms, note);
+    Ok(record)
 }
 
 /// The record of a new attempt on what `before` says (None: nothing was written yet). Where somebody asked for an end

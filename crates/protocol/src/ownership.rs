@@ -3,6 +3,7 @@
 
 use crate::record::{Holder, Record, State};
 use crate::status::AgentStatus;
+use crate::subject::Lane;
 
 /// What the leader said of a job's state subject.
 #[derive(Clone, Debug)]
@@ -34,6 +35,15 @@ pub struct Heartbeat {
     pub bucket_age_ms: u64,
 }
 
+/// What a delivered ticket says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivered<'a> {
+    /// The lane that it was delivered from.
+    pub lane: &'a Lane,
+    /// The revision that it builds on (`Grange-State`); 0: none.
+    pub base: u64,
+}
+
 /// What to do with the ticket.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
@@ -51,6 +61,14 @@ pub enum Verdict {
         /// The marker's revision.
         expect: u64,
     },
+    /// It waits in another lane by now: see to it that its ticket lies there, as what builds on this revision, then
+    /// acknowledge this one.
+    Moved {
+        /// Where it waits.
+        lane: Lane,
+        /// The record's revision.
+        expect: u64,
+    },
     /// This very agent holds it: leave the ticket alone.
     Mine,
     /// Another agent holds it: hand the ticket back for so long.
@@ -62,23 +80,25 @@ pub enum Verdict {
     AskHeartbeat(Holder),
 }
 
-/// Decides. `ticket_state` is the revision that the ticket says it builds on; `broker_now_ms` is the broker's clock;
-/// `heartbeat` is None until it was looked up.
+/// Decides. `broker_now_ms` is the broker's clock; `heartbeat` is None until it was looked up.
 pub fn judge(
-    ticket_state: u64,
+    ticket: Delivered<'_>,
     stored: &Stored,
     me: &Holder,
     broker_now_ms: u64,
     heartbeat: Option<&Heartbeat>,
 ) -> Verdict {
     match stored {
-        Stored::Nothing if ticket_state == 0 => Verdict::Claim { expect: 0, before: None },
+        Stored::Nothing if ticket.base == 0 => Verdict::Claim { expect: 0, before: None },
         Stored::Nothing => Verdict::Ended(State::Expired),
-        Stored::Marker { sequence } if ticket_state > *sequence => {
+        Stored::Marker { sequence } if ticket.base > *sequence => {
             Verdict::Claim { expect: *sequence, before: None }
         }
         Stored::Marker { sequence } => Verdict::Expired { expect: *sequence },
         Stored::Record { sequence, stored_ms, record } => match record.state {
+            State::Queued | State::Retrying if record.lane() != *ticket.lane => {
+                Verdict::Moved { lane: record.lane(), expect: *sequence }
+            }
             State::Queued | State::Retrying => {
                 Verdict::Claim { expect: *sequence, before: Some(record.clone()) }
             }
@@ -149,24 +169,33 @@ fn is_lost(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::{Claim, claim, conclude};
+    use crate::lifecycle::{Claim, claim, conclude, move_to, queue};
     use crate::name::{AgentName, Class, Incarnation, JobId, Owner, PluginName};
     use crate::record::Outcome;
     use crate::status::HeldAttempt;
-    use crate::subject::Lane;
     use crate::ticket::Priority;
 
     fn holder(agent: &str, life: &str) -> Holder {
         Holder { agent: AgentName::new(agent).unwrap(), incarnation: Incarnation::new(life).unwrap() }
     }
 
+    fn lane(priority: Priority) -> Lane {
+        Lane { priority, plugin: PluginName::new("p").unwrap(), class: Class::plugin_default() }
+    }
+
+    fn ticket(base: u64) -> Delivered<'static> {
+        static NORMAL: std::sync::LazyLock<Lane> = std::sync::LazyLock::new(|| lane(Priority::Normal));
+        Delivered { lane: &NORMAL, base }
+    }
+
     fn running(by: &Holder) -> Record {
-        let lane = Lane {
-            priority: Priority::Normal,
-            plugin: PluginName::new("p").unwrap(),
-            class: Class::plugin_default(),
-        };
-        claim(None, &lane, 1, &Claim { holder: by.clone(), lease_s: 30, ahead: false, at_ms: 0 }).unwrap()
+        claim(
+            None,
+            &lane(Priority::Normal),
+            1,
+            &Claim { holder: by.clone(), lease_s: 30, ahead: false, at_ms: 0 },
+        )
+        .unwrap()
     }
 
     fn stored(record: Record) -> Stored {
@@ -198,30 +227,48 @@ mod tests {
     #[test]
     fn a_new_job_is_claimed_and_an_ended_one_acknowledged() {
         let me = holder("me", "m");
-        assert_eq!(judge(0, &Stored::Nothing, &me, 0, None), Verdict::Claim { expect: 0, before: None });
+        assert_eq!(
+            judge(ticket(0), &Stored::Nothing, &me, 0, None),
+            Verdict::Claim { expect: 0, before: None }
+        );
         let record = running(&me);
         let fence = record.fence(10).unwrap();
         let done = conclude(&record, 10, &fence, State::Failed, Outcome::default(), 0).unwrap();
-        assert_eq!(judge(0, &stored(done), &me, 0, None), Verdict::Ended(State::Failed));
+        assert_eq!(judge(ticket(0), &stored(done), &me, 0, None), Verdict::Ended(State::Failed));
     }
 
     #[test]
     fn a_forgotten_job_never_looks_new() {
         let me = holder("me", "m");
-        assert_eq!(judge(7, &Stored::Nothing, &me, 0, None), Verdict::Ended(State::Expired));
-        assert_eq!(judge(7, &Stored::Marker { sequence: 9 }, &me, 0, None), Verdict::Expired { expect: 9 });
+        assert_eq!(judge(ticket(7), &Stored::Nothing, &me, 0, None), Verdict::Ended(State::Expired));
+        assert_eq!(
+            judge(ticket(7), &Stored::Marker { sequence: 9 }, &me, 0, None),
+            Verdict::Expired { expect: 9 }
+        );
     }
 
     #[test]
     fn a_resubmit_on_a_marker_is_claimed() {
-        let verdict = judge(10, &Stored::Marker { sequence: 9 }, &holder("me", "m"), 0, None);
+        let verdict = judge(ticket(10), &Stored::Marker { sequence: 9 }, &holder("me", "m"), 0, None);
         assert_eq!(verdict, Verdict::Claim { expect: 9, before: None });
+    }
+
+    #[test]
+    fn a_job_that_was_moved_is_passed_on_and_claimed_where_it_waits() {
+        let (me, high) = (holder("me", "m"), lane(Priority::High));
+        let queued = queue(&lane(Priority::Normal), 0);
+        let moved = move_to(Some(&queued), &lane(Priority::Normal), &high, 0, 0).unwrap();
+        let verdict = judge(ticket(0), &stored(moved.clone()), &me, 0, None);
+        assert_eq!(verdict, Verdict::Moved { lane: high.clone(), expect: 10 });
+        let there = Delivered { lane: &high, base: 10 };
+        let verdict = judge(there, &stored(moved.clone()), &me, 0, None);
+        assert_eq!(verdict, Verdict::Claim { expect: 10, before: Some(Box::new(moved)) });
     }
 
     #[test]
     fn mine_stays_mine() {
         let me = holder("me", "m");
-        assert_eq!(judge(0, &stored(running(&me)), &me, LATE, None), Verdict::Mine);
+        assert_eq!(judge(ticket(0), &stored(running(&me)), &me, LATE, None), Verdict::Mine);
     }
 
     #[test]
@@ -229,11 +276,11 @@ mod tests {
         let (me, other) = (holder("me", "m"), holder("other", "o1"));
         let held = stored(running(&other));
         let claims = |beat: Option<&Heartbeat>, now| {
-            matches!(judge(0, &held, &me, now, beat), Verdict::Claim { expect: 10, .. })
+            matches!(judge(ticket(0), &held, &me, now, beat), Verdict::Claim { expect: 10, .. })
         };
         // Younger than the lease: whatever the heartbeat says.
         assert!(!claims(Some(&Heartbeat { newest: None, bucket_age_ms: 1_000_000 }), 20_000));
-        assert_eq!(judge(0, &held, &me, LATE, None), Verdict::AskHeartbeat(other.clone()));
+        assert_eq!(judge(ticket(0), &held, &me, LATE, None), Verdict::AskHeartbeat(other.clone()));
         // A young bucket proves nothing.
         assert!(!claims(Some(&Heartbeat { newest: None, bucket_age_ms: 5_000 }), LATE));
         // Silent for a lease.

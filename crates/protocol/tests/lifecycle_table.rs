@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use grange_protocol::lifecycle::{
-    Claim, Denied, RetryCause, claim, conclude, end_unclaimed, request_cancel, retry,
+    Claim, Denied, RetryCause, claim, conclude, end_unclaimed, move_to, request_cancel, retry,
 };
 use grange_protocol::name::{AgentName, Class, Incarnation, PluginName};
 use grange_protocol::record::{Holder, Outcome, Record, State};
@@ -47,6 +47,7 @@ fn moves() -> Vec<Move> {
         }),
         ("give up", |r| retry(r, SEQUENCE, &r.fence(SEQUENCE).unwrap(), RetryCause::HostLost, "", 2)),
         ("ask to cancel", |r| request_cancel(Some((r, SEQUENCE)), &lane(), "", 2)),
+        ("move", |r| move_to(Some(r), &lane(), &Lane { priority: Priority::High, ..lane() }, 1, 2)),
         ("expire or refuse", |r| end_unclaimed(Some(r), &lane(), State::Expired, Outcome::default(), 2)),
     ]
 }
@@ -62,6 +63,7 @@ fn table() -> String {
                 Ok(next) if next.state == state && next.cancel_requested.is_some() => {
                     format!("{state}, asked to end")
                 }
+                Ok(next) if next.state == state && next.lane() != lane() => format!("{state}, elsewhere"),
                 Ok(next) => next.state.to_string(),
                 Err(_) => "–".to_owned(),
             })

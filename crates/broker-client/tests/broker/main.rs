@@ -9,6 +9,7 @@ mod follow;
 mod ledger;
 mod objects;
 mod outcomes;
+mod priority;
 mod query;
 mod submit;
 mod topology;
