@@ -1,0 +1,246 @@
+//! The dispatcher: takes one input, changes the tables, says what to do. Owns the order of things; the tables own what
+//! they hold, and each file below one kind of decision.
+
+mod arrivals;
+mod demand;
+mod ends;
+mod hearing;
+mod leaving;
+mod measured;
+mod placing;
+mod plans;
+mod saving;
+mod stops;
+mod views;
+
+use crate::host::Host;
+use crate::jobs::Job;
+use crate::plugins::{Plugin, Plugins};
+use crate::queues::Queues;
+use crate::vocabulary::{Action, Config, Ear, Input, PluginSpec, Time};
+use crate::workers::Workers;
+use grange_protocol::lifecycle::RetryCause;
+use grange_protocol::name::{Owner, PluginName};
+use grange_protocol::subject::JobKey;
+use plans::Plan;
+use saving::Saving;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::jobs::StopCause;
+use crate::vocabulary::Conclusion;
+
+/// Most ends that may be under way at one time; while there are more, nothing new is pulled.
+const SETTLING_MAX: u32 = 1024;
+/// An owner that has enough running is left alone for so long, milliseconds.
+const OWNER_REST_MS: Time = 1_000;
+
+/// Whether the agent takes work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Working,
+    Draining,
+    Exited,
+}
+
+/// All that one agent decides by.
+#[derive(Debug)]
+pub struct Dispatcher {
+    config: Config,
+    mode: Mode,
+    /// The time of the input that is being handled.
+    now: Time,
+    plugins: Plugins,
+    queues: Queues,
+    workers: Workers,
+    host: Host,
+    /// Parts of the host that are booked for what was asked for.
+    plans: Vec<Plan>,
+    saving: Saving,
+    jobs: BTreeMap<JobKey, Job>,
+    settling: u32,
+    /// How each plugin's bells are heard.
+    ears: BTreeMap<PluginName, Ear>,
+    /// When the overview was heard, and what it said of others' attempts.
+    facts_at: Option<Time>,
+    running_elsewhere: BTreeMap<Owner, u32>,
+    /// Owners that are left alone until then.
+    resting_owners: BTreeMap<Owner, Time>,
+    alarms: BTreeSet<Time>,
+    last_claimant: u64,
+}
+
+/// Whose pulls and placements have to be looked at after an input.
+#[derive(Clone, Debug)]
+enum Touched {
+    Nobody,
+    /// Something came to this plugin.
+    One(PluginName),
+    /// A slot of this plugin became free.
+    Freed(PluginName),
+    Everybody,
+}
+
+impl Dispatcher {
+    /// An agent that knows nothing yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            mode: Mode::Working,
+            now: 0,
+            plugins: Plugins::new(),
+            queues: Queues::default(),
+            workers: Workers::default(),
+            host: Host::new(config.reserve),
+            plans: Vec::new(),
+            saving: Saving::default(),
+            jobs: BTreeMap::new(),
+            settling: 0,
+            ears: BTreeMap::new(),
+            facts_at: None,
+            running_elsewhere: BTreeMap::new(),
+            resting_owners: BTreeMap::new(),
+            alarms: BTreeSet::new(),
+            last_claimant: 0,
+        }
+    }
+
+    /// Takes one input and says what to do, in this order.
+    pub fn handle(&mut self, now: Time, input: Input) -> Vec<Action> {
+        self.now = now;
+        let mut out = Vec::new();
+        let touched = self.take(now, input, &mut out);
+        let freed = matches!(touched, Touched::Freed(_));
+        let touched = match touched {
+            Touched::Nobody => Vec::new(),
+            Touched::One(name) | Touched::Freed(name) => self.beside(name),
+            Touched::Everybody => self.plugins.keys().cloned().collect(),
+        };
+        if freed {
+            self.hold_back(&touched, now);
+        }
+        self.trim_plans(&touched);
+        for name in &touched {
+            self.place(name, now, &mut out);
+        }
+        self.trim_plans(&touched);
+        self.pull(&touched, freed, now, &mut out);
+        for name in &touched {
+            self.hear(name, now, &mut out);
+        }
+        self.leave(now, &mut out);
+        out
+    }
+
+    /// When a `Tick` is wanted before the next regular one.
+    pub fn next_wake(&self) -> Option<Time> {
+        self.alarms.first().copied()
+    }
+
+    /// Jobs in hand, settling ones included.
+    pub fn jobs_in_hand(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// A plugin whose room depends on others' is looked at together with them.
+    fn beside(&self, name: PluginName) -> Vec<PluginName> {
+        let heavy = |name: &PluginName| self.plugins.get(name).is_some_and(Plugin::is_heavy);
+        if !heavy(&name) {
+            return vec![name];
+        }
+        self.plugins.iter().filter(|(_, plugin)| plugin.is_heavy()).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn wake_at(&mut self, at: Time) {
+        self.alarms.insert(at);
+    }
+
+    fn take(&mut self, now: Time, input: Input, out: &mut Vec<Action>) -> Touched {
+        match input {
+            Input::PluginReady { plugin, spec } => self.plugin_ready(plugin, spec),
+            Input::PluginGone { plugin } => self.plugin_gone(plugin, out),
+            Input::Host(reading) => self.host_read(*reading, now, out),
+            Input::Unquarantined { device } => {
+                self.host.unquarantine(device.as_deref());
+                Touched::Everybody
+            }
+            Input::Facts(facts) => self.facts(*facts, now, out),
+            Input::QueueOpen { queue } => self.queue_open(&queue),
+            Input::QueueClosed { queue } => {
+                self.queues.closed(&queue);
+                Touched::One(queue.lane.plugin)
+            }
+            Input::Bell { queue, job, ear, hops } => self.bell(queue, job, (ear, hops), now, out),
+            Input::Delivered { queue, job, limits, resources } => {
+                self.delivered(&queue, job, limits, resources.as_deref(), out)
+            }
+            Input::Unusable { queue } => {
+                self.queues.delivered(&queue, None);
+                Touched::One(queue.lane.plugin)
+            }
+            Input::PullEnded { queue } => {
+                self.queues.ended(&queue, now);
+                Touched::One(queue.lane.plugin)
+            }
+            Input::Reconnected => {
+                self.queues.reconnected();
+                Touched::Everybody
+            }
+            Input::Claimed { job } => self.claimed(&job, out),
+            Input::NotClaimed { job } => self.not_claimed(&job),
+            Input::OwnerFull { owner } => {
+                self.resting_owners.insert(owner, now + OWNER_REST_MS);
+                Touched::Nobody
+            }
+            Input::SaveGranted { queue } => self.save_granted(&queue, now, out),
+            Input::SaveRefused { queue } => self.save_refused(&queue, now),
+            Input::WorkerReady { worker } => self.worker_ready(worker, now),
+            Input::WorkerFailed { worker, failure } => self.worker_failed(worker, &failure, now, out),
+            Input::WorkerExited { worker } => self.worker_exited(worker, now, out),
+            Input::RunEnded { job, end } => self.run_ended(&job, end, now, out),
+            Input::Settled { job } => self.settled(&job),
+            Input::CancelRequested { job } => self.stop(&job, StopCause::Cancelled, now, out),
+            Input::Lost { job } => self.stop(&job, StopCause::Lost, now, out),
+            Input::Tick => self.tick(now, out),
+            Input::DrainRequested => self.drain(out),
+            Input::StopRequested => {
+                let touched = self.drain(out);
+                self.stop_all(now, out);
+                touched
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Vec<Action>) -> Touched {
+        self.alarms = self.alarms.split_off(&(now + 1));
+        self.resting_owners.retain(|_, until| *until > now);
+        self.enforce(now, out);
+        self.end_saving_in_time(now, out);
+        self.expect_memory_back(now, out);
+        Touched::Everybody
+    }
+
+    fn plugin_ready(&mut self, plugin: PluginName, spec: PluginSpec) -> Touched {
+        match self.plugins.get_mut(&plugin) {
+            Some(known) => {
+                known.set_spec(spec);
+                if std::mem::take(&mut known.gone) {
+                    self.queues.renew(&plugin);
+                }
+            }
+            None => {
+                self.plugins.insert(plugin.clone(), Plugin::new(spec));
+            }
+        }
+        Touched::One(plugin)
+    }
+
+    fn plugin_gone(&mut self, plugin: PluginName, out: &mut Vec<Action>) -> Touched {
+        if let Some(known) = self.plugins.get_mut(&plugin) {
+            known.gone = true;
+            for job in std::mem::take(&mut known.waiting) {
+                self.conclude(&job, Conclusion::Retry(RetryCause::NotStarted), out);
+            }
+        }
+        Touched::One(plugin)
+    }
+}

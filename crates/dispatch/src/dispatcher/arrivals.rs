@@ -1,0 +1,210 @@
+//! What comes from the queue: bells, tickets, claims, and what the overview says.
+
+use super::{Dispatcher, Mode, Touched};
+use crate::jobs::{Job, Phase, StopCause};
+use crate::vocabulary::{Action, Conclusion, Ear, Facts, JobLimits, Time};
+use crate::workers::Stage;
+use grange_protocol::fit::{Lack, Need, place_when_empty};
+use grange_protocol::lifecycle::RetryCause;
+use grange_protocol::name::JobId;
+use grange_protocol::resource::ResourceRequest;
+use grange_protocol::subject::{JobKey, Queue};
+
+/// Most times that a bell is passed on.
+const HOPS_MAX: u32 = 3;
+/// A ticket that asks for a little more than this host has comes back to the queue for so long, milliseconds.
+const TOO_BIG_MS: u64 = 5_000;
+
+impl Dispatcher {
+    /// A queue has its consumer.
+    pub(super) fn queue_open(&mut self, queue: &Queue) -> Touched {
+        let Some(plugin) = self.plugins.get_mut(&queue.lane.plugin) else { return Touched::Nobody };
+        if !self.queues.is_known(queue) && self.queues.count() >= self.config.queues_max {
+            return Touched::Nobody;
+        }
+        let shape = plugin.shape_of(&queue.lane.class);
+        self.queues.opened(queue, shape);
+        Touched::One(queue.lane.plugin.clone())
+    }
+
+    /// Makes sure that a queue can be asked.
+    fn want_open(&mut self, queue: &Queue, out: &mut Vec<Action>) -> bool {
+        let known = self.queues.is_known(queue);
+        if (!known && self.queues.count() >= self.config.queues_max) || self.mode != Mode::Working {
+            return false;
+        }
+        if self.queues.begin_to_open(queue) {
+            out.push(Action::Open { queue: queue.clone() });
+        }
+        true
+    }
+
+    pub(super) fn bell(
+        &mut self,
+        queue: Queue,
+        job: JobId,
+        (ear, hops): (Ear, u32),
+        now: Time,
+        out: &mut Vec<Action>,
+    ) -> Touched {
+        let name = queue.lane.plugin.clone();
+        let Some(plugin) = self.plugins.get(&name).filter(|plugin| !plugin.gone) else {
+            return Touched::Nobody;
+        };
+        let wait = if self.is_warm(&name) { 0 } else { plugin.patience_ms() };
+        let brief = plugin.is_brief();
+        if !self.want_open(&queue, out) {
+            return Touched::Nobody;
+        }
+        if ear != Ear::All && hops < HOPS_MAX && !brief && self.ears.get(&name) == Some(&Ear::All) {
+            out.push(Action::PassOn { queue: queue.clone(), job: job.clone(), hops: hops + 1 });
+        }
+        self.queues.ring(&queue, job, now + wait, wait);
+        Touched::One(name)
+    }
+
+    /// The overview of the farm.
+    pub(super) fn facts(&mut self, facts: Facts, now: Time, out: &mut Vec<Action>) -> Touched {
+        self.facts_at = Some(now);
+        self.running_elsewhere = facts.running_elsewhere;
+        self.queues.forget_ages();
+        for (name, plugin) in &mut self.plugins {
+            plugin.warm_elsewhere = facts.warm_elsewhere.contains(name);
+        }
+        for (queue, age_ms) in &facts.waiting {
+            let here = self.plugins.get(&queue.lane.plugin).is_some_and(|plugin| !plugin.gone);
+            if here && self.want_open(queue, out) {
+                self.queues.holds(queue, *age_ms, now);
+            }
+        }
+        self.wish_to_save(&facts.waiting, now, out);
+        Touched::Everybody
+    }
+
+    pub(super) fn delivered(
+        &mut self,
+        queue: &Queue,
+        job: JobKey,
+        limits: JobLimits,
+        resources: Option<&ResourceRequest>,
+        out: &mut Vec<Action>,
+    ) -> Touched {
+        let name = queue.lane.plugin.clone();
+        self.queues.delivered(queue, Some(&job.job));
+        if self.jobs.contains_key(&job) {
+            return Touched::One(name);
+        }
+        let usable = self.plugins.get_mut(&name).filter(|known| !known.gone);
+        let Some(plugin) = usable.filter(|_| self.mode == Mode::Working) else {
+            out.push(Action::Return { job, delay_ms: 0 });
+            return Touched::One(name);
+        };
+        let shape = plugin.shape_of(&queue.lane.class);
+        let needed =
+            resources.filter(|_| plugin.shapes[shape].is_heavy()).map(|own| plugin.spec.request.raised(own));
+        if needed.is_some_and(|needed| self.lack_for_good(needed).is_some()) {
+            out.push(Action::Return { job, delay_ms: TOO_BIG_MS });
+            return Touched::One(name);
+        }
+        let ahead = self.is_ahead(&name);
+        if let Some(plugin) = self.plugins.get_mut(&name) {
+            plugin.unplaced[shape] += 1;
+        }
+        let (plugin, queue) = (name.clone(), queue.clone());
+        let phase = Phase::Claiming;
+        self.jobs
+            .insert(job.clone(), Job { plugin, queue, shape, phase, limits, deadline: None, stop: None });
+        out.push(Action::Claim { job, ahead });
+        Touched::One(name)
+    }
+
+    /// Why this host will never have what is needed: a class is a little wider than what this host has.
+    fn lack_for_good(&self, needed: ResourceRequest) -> Option<Lack> {
+        let room = self.host.room(&self.host.nothing_given());
+        place_when_empty(&Need::from(needed), &room).err()
+    }
+
+    /// Whether a job that comes now waits behind short runs. Without a worker there is nothing to be ahead of: the job is
+    /// the one that its worker starts for.
+    fn is_ahead(&self, name: &grange_protocol::name::PluginName) -> bool {
+        let Some(plugin) = self.plugins.get(name).filter(|plugin| plugin.ahead(&self.config) > 0) else {
+            return false;
+        };
+        let (mut slots, mut given) = (0u64, 0u64);
+        for (_, worker) in self.workers.live(name) {
+            given += worker.given.len() as u64;
+            slots += if worker.stage == Stage::Ready { u64::from(worker.concurrency) } else { 0 };
+        }
+        let unplaced: u64 = plugin.unplaced.iter().map(|count| u64::from(*count)).sum();
+        slots > 0 && given + unplaced >= slots
+    }
+
+    pub(super) fn claimed(&mut self, key: &JobKey, out: &mut Vec<Action>) -> Touched {
+        let Some(job) = self.jobs.get_mut(key).filter(|job| job.phase == Phase::Claiming) else {
+            return Touched::Nobody;
+        };
+        job.phase = Phase::Waiting;
+        let (plugin, queue) = (job.plugin.clone(), job.queue.clone());
+        let gone = self.plugins.get(&plugin).is_none_or(|p| p.gone);
+        match job.stop.map(|stop| stop.cause) {
+            Some(StopCause::Cancelled) => self.conclude(key, Conclusion::Cancelled, out),
+            Some(StopCause::Lost) => return self.forget(key, out),
+            Some(StopCause::AgentStops | StopCause::TimedOut) => {
+                self.conclude(key, Conclusion::Retry(RetryCause::NotStarted), out);
+            }
+            None if gone || self.mode != Mode::Working => {
+                self.conclude(key, Conclusion::Retry(RetryCause::NotStarted), out);
+            }
+            None => {
+                if let Some(known) = self.plugins.get_mut(&plugin) {
+                    known.waiting.push_back(key.clone());
+                }
+                self.saved_for(&queue, out);
+            }
+        }
+        Touched::One(plugin)
+    }
+
+    pub(super) fn not_claimed(&mut self, key: &JobKey) -> Touched {
+        if self.jobs.get(key).is_none_or(|job| job.phase != Phase::Claiming) {
+            return Touched::Nobody;
+        }
+        self.unplace(key);
+        self.jobs.remove(key).map_or(Touched::Nobody, |job| Touched::Freed(job.plugin))
+    }
+
+    /// A job that had no place in a worker yet gets one, or needs none any more.
+    pub(super) fn unplace(&mut self, key: &JobKey) {
+        let Some(job) = self.jobs.get(key).filter(|job| job.is_unplaced()) else { return };
+        if let Some(plugin) = self.plugins.get_mut(&job.plugin) {
+            plugin.unplaced[job.shape] -= 1;
+        }
+    }
+
+    pub(super) fn settled(&mut self, key: &JobKey) -> Touched {
+        match self.jobs.get(key) {
+            Some(job) if job.phase == Phase::Settling => {
+                let plugin = job.plugin.clone();
+                self.jobs.remove(key);
+                self.settling -= 1;
+                Touched::One(plugin)
+            }
+            _ => Touched::Nobody,
+        }
+    }
+
+    pub(super) fn conclude(&mut self, key: &JobKey, how: Conclusion, out: &mut Vec<Action>) {
+        self.unplace(key);
+        let Some(job) = self.jobs.get_mut(key).filter(|job| job.phase != Phase::Settling) else { return };
+        job.phase = Phase::Settling;
+        self.settling += 1;
+        out.push(Action::Conclude { job: key.clone(), how });
+    }
+
+    pub(super) fn forget(&mut self, key: &JobKey, out: &mut Vec<Action>) -> Touched {
+        self.unplace(key);
+        let Some(job) = self.jobs.remove(key) else { return Touched::Nobody };
+        out.push(Action::Forget { job: key.clone() });
+        Touched::Freed(job.plugin)
+    }
+}

@@ -1,0 +1,105 @@
+//! Ends of runs and workers, and the way of a grant back: by evidence, not by hope.
+
+use super::{Dispatcher, Touched};
+use crate::jobs::{Phase, StopCause};
+use crate::vocabulary::{Action, Conclusion, RunEnd, Time, WorkerId};
+use crate::workers::{Fault, Stage, Worker};
+use grange_protocol::failure::{Failure, FailureKind};
+use grange_protocol::lifecycle::RetryCause;
+use grange_protocol::subject::JobKey;
+
+impl Dispatcher {
+    /// A worker is gone. The runs that were going on crashed, those behind them never started.
+    pub(super) fn worker_exited(&mut self, id: WorkerId, now: Time, out: &mut Vec<Action>) -> Touched {
+        let Some(worker) = self.workers.get(id).filter(|w| !matches!(w.stage, Stage::Returning(_))) else {
+            return Touched::Nobody;
+        };
+        let worker = worker.clone();
+        for (place, key) in worker.given.iter().enumerate() {
+            let running = (place as u64) < u64::from(worker.concurrency);
+            self.end_with_worker(key, &worker, running, out);
+        }
+        self.return_grant(id, now, out);
+        Touched::Freed(worker.plugin)
+    }
+
+    /// How a job ends whose worker is gone.
+    fn end_with_worker(&mut self, key: &JobKey, worker: &Worker, running: bool, out: &mut Vec<Action>) {
+        let by_itself = worker.stage == Stage::Ready;
+        match (self.jobs.get(key).and_then(|job| job.stop).map(|stop| stop.cause), &worker.fault) {
+            (Some(StopCause::Lost), _) => {
+                self.forget(key, out);
+            }
+            (_, Some(Fault::OverLimit(text))) if running => {
+                let failure = Failure::new(FailureKind::OverLimit, text);
+                self.conclude(key, Conclusion::Failed(Box::new(failure)), out);
+            }
+            (Some(StopCause::Cancelled), _) => self.conclude(key, Conclusion::Cancelled, out),
+            (Some(StopCause::TimedOut), _) => self.conclude(key, self.timed_out(key), out),
+            (_, Some(Fault::Gpu)) if running => {
+                self.conclude(key, Conclusion::Retry(RetryCause::GpuFailed), out);
+            }
+            (None, None) if running && by_itself => {
+                self.conclude(key, Conclusion::Retry(RetryCause::WorkerCrashed), out);
+            }
+            (Some(StopCause::AgentStops) | None, _) => {
+                self.conclude(key, Conclusion::Retry(RetryCause::NotStarted), out);
+            }
+        }
+    }
+
+    /// The processes of a worker are gone: what it held is free, but its GPU memory only when it is seen to be back.
+    pub(super) fn return_grant(&mut self, id: WorkerId, now: Time, out: &mut Vec<Action>) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        if worker.holding.devices.is_empty() {
+            self.workers.remove(id);
+            return;
+        }
+        worker.given.clear();
+        worker.stage = Stage::Returning(now);
+        worker.gives_way_to = None;
+        worker.used = Default::default();
+        (worker.holding.ram_mb, worker.holding.cpus) = (0, 0);
+        out.push(Action::Look);
+    }
+
+    pub(super) fn run_ended(
+        &mut self,
+        key: &JobKey,
+        end: RunEnd,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) -> Touched {
+        let Some(job) = self.jobs.get(key) else { return Touched::Nobody };
+        let Phase::Given(worker) = job.phase else { return Touched::Nobody };
+        let (plugin, cause) = (job.plugin.clone(), job.stop.map(|stop| stop.cause));
+        let next = self.workers.take_back(worker, key, now);
+        if let Some(known) = self.plugins.get_mut(&plugin) {
+            if let Some(job) = next.and_then(|next| self.jobs.get_mut(&next)) {
+                job.begin(known.spec.timeout_ms, now);
+            }
+            // A run that was cut short says nothing of how long runs take.
+            if !end.cancelled {
+                known.ran(end.run_ms);
+            }
+        }
+        match cause {
+            Some(StopCause::Lost) => {
+                self.forget(key, out);
+            }
+            Some(StopCause::Cancelled) if end.cancelled => self.conclude(key, Conclusion::Cancelled, out),
+            Some(StopCause::TimedOut) if end.cancelled => self.conclude(key, self.timed_out(key), out),
+            Some(StopCause::AgentStops) if end.cancelled => {
+                self.conclude(key, Conclusion::Retry(RetryCause::NotStarted), out);
+            }
+            Some(_) | None => self.conclude(key, Conclusion::Reported, out),
+        }
+        Touched::Freed(plugin)
+    }
+
+    pub(super) fn timed_out(&self, key: &JobKey) -> Conclusion {
+        let limit = self.jobs.get(key).and_then(|job| self.timeout_of(job)).unwrap_or_default();
+        let text = format!("the run took longer than its limit of {} s", limit as f64 / 1000.0);
+        Conclusion::Failed(Box::new(Failure::new(FailureKind::TimedOut, text)))
+    }
+}

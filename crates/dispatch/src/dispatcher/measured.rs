@@ -1,0 +1,126 @@
+//! What was measured of the host: faults, overruns, and memory that has to come back.
+
+use super::{Dispatcher, Touched};
+use crate::vocabulary::{Action, HostReading, Time, WorkerId};
+use crate::workers::{Fault, Stage, Worker};
+
+impl Dispatcher {
+    pub(super) fn host_read(
+        &mut self,
+        mut reading: HostReading,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) -> Touched {
+        if reading.taken_at < self.host.taken_at() {
+            return Touched::Nobody;
+        }
+        let ill = self.host.read(&mut reading);
+        for (id, used) in std::mem::take(&mut reading.workers) {
+            if let Some(worker) = self.workers.get_mut(id).filter(|w| !matches!(w.stage, Stage::Returning(_)))
+            {
+                worker.used = used;
+            }
+        }
+        for place in ill {
+            self.kill_those_on(place, out);
+        }
+        self.say_overruns(out);
+        self.take_memory_back(now, out);
+        Touched::Everybody
+    }
+
+    /// A GPU failed: whoever is on it cannot be trusted any more.
+    fn kill_those_on(&mut self, place: usize, out: &mut Vec<Action>) {
+        for (worker, entry) in self.workers.iter_mut() {
+            if entry.is_live() && entry.stage != Stage::Waiting && entry.holding.devices.contains(&place) {
+                entry.fault = Some(Fault::Gpu);
+                if entry.stage == Stage::Ready {
+                    entry.stage = Stage::Ending;
+                }
+                out.push(Action::KillWorker { worker });
+            }
+        }
+    }
+
+    /// Workers that use more than they were given.
+    fn say_overruns(&mut self, out: &mut Vec<Action>) {
+        let (slack, kills) = (self.config.overrun_slack_mb, self.config.overrun_kills);
+        let overrun = |worker: &Worker| {
+            let granted = worker.holding.vram_mb;
+            let most = worker.used.vram_mb.iter().max_by_key(|(_, used)| **used)?;
+            let over = granted > 0 && *most.1 > granted.saturating_add(slack);
+            over.then(|| format!("uses {} MiB of GPU `{}`, and was given {granted} MiB", most.1, most.0))
+        };
+        for (id, worker) in self.workers.iter_mut() {
+            if worker.warned || !worker.is_live() {
+                continue;
+            }
+            let Some(text) = overrun(worker) else { continue };
+            worker.warned = true;
+            let text = format!("a worker of `{}` {text}", worker.plugin);
+            out.push(Action::Warn { worker: id, text: text.clone() });
+            if kills && worker.stage == Stage::Ready {
+                worker.fault = Some(Fault::OverLimit(text));
+                worker.stage = Stage::Ending;
+                out.push(Action::KillWorker { worker: id });
+            }
+        }
+    }
+
+    fn returning(&self) -> Vec<(WorkerId, Time)> {
+        let returning = |(id, worker): (WorkerId, &Worker)| match worker.stage {
+            Stage::Returning(since) => Some((id, since)),
+            Stage::Waiting | Stage::Starting | Stage::Ready | Stage::Ending => None,
+        };
+        self.workers.iter().filter_map(returning).collect()
+    }
+
+    /// Grants of workers whose processes are gone: free when a look taken afterwards shows the memory back. A GPU that
+    /// keeps it too long is quarantined.
+    fn take_memory_back(&mut self, now: Time, out: &mut Vec<Action>) {
+        let mut waits = false;
+        for (id, since) in self.returning() {
+            if self.host.taken_at() < since {
+                waits = true;
+                continue;
+            }
+            let Some(worker) = self.workers.get(id) else { continue };
+            let kept = |place: &usize| self.host.unreturned_mb(*place).unwrap_or(0);
+            let slack = self.config.vram_slack_mb;
+            let missing: Vec<(usize, u64)> = worker
+                .holding
+                .devices
+                .iter()
+                .map(|place| (*place, kept(place)))
+                .filter(|(place, kept)| *kept > slack && !self.host.is_quarantined(*place))
+                .collect();
+            if missing.is_empty() {
+                self.workers.remove(id);
+                continue;
+            }
+            if now.saturating_sub(since) < self.config.vram_return_ms {
+                waits = true;
+                continue;
+            }
+            let (plugin, seconds) = (worker.plugin.clone(), self.config.vram_return_ms as f64 / 1000.0);
+            for (place, kept) in missing {
+                let why =
+                    format!("{kept} MiB are still in use {seconds} s after a worker of `{plugin}` ended");
+                if self.host.quarantine(place, why) {
+                    self.kill_those_on(place, out);
+                }
+            }
+            self.workers.remove(id);
+        }
+        if waits {
+            out.push(Action::Look);
+        }
+    }
+
+    /// Time passed: memory that should be back is looked for.
+    pub(super) fn expect_memory_back(&mut self, now: Time, out: &mut Vec<Action>) {
+        if !self.returning().is_empty() {
+            self.take_memory_back(now, out);
+        }
+    }
+}

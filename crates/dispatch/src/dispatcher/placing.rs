@@ -1,0 +1,244 @@
+//! Placement: which worker gets a waiting job, when a worker is started, and what becomes of a job that lost its seat.
+
+use super::{Dispatcher, Mode, Touched};
+use crate::host::Holding;
+use crate::jobs::Phase;
+use crate::vocabulary::{Action, Conclusion, Time, WorkerId, WorkerUse};
+use crate::workers::{Claimant, Stage, Worker};
+use grange_protocol::failure::Failure;
+use grange_protocol::lifecycle::RetryCause;
+use grange_protocol::name::PluginName;
+use grange_protocol::resource::ResourceRequest;
+use grange_protocol::subject::JobKey;
+
+/// A worker that is coming up, with the runs that it will begin at once.
+struct Coming {
+    asked: Option<ResourceRequest>,
+    runs: u32,
+}
+
+impl Dispatcher {
+    /// Gives waiting jobs to workers, and starts workers for those that still wait.
+    pub(super) fn place(&mut self, name: &PluginName, now: Time, out: &mut Vec<Action>) {
+        self.give(name, now, out);
+        self.begin_starts(out);
+        let Some(plugin) = self.plugins.get(name) else { return };
+        if plugin.waiting.is_empty() || plugin.gone || self.mode != Mode::Working {
+            return;
+        }
+        let still: Vec<JobKey> = plugin.waiting.iter().cloned().collect();
+        let coming = |worker: &Worker| matches!(worker.stage, Stage::Starting | Stage::Waiting);
+        let mut coming: Vec<Coming> = self
+            .workers
+            .live(name)
+            .filter(|(_, worker)| coming(worker))
+            .map(|(_, worker)| Coming { asked: worker.asked.clone(), runs: worker.concurrency })
+            .collect();
+        for key in still {
+            self.find_worker(name, &key, &mut coming, now, out);
+        }
+        self.begin_starts(out);
+    }
+
+    /// Gives waiting jobs to ready workers, the oldest first.
+    fn give(&mut self, name: &PluginName, now: Time, out: &mut Vec<Action>) {
+        let Some(plugin) = self.plugins.get_mut(name) else { return };
+        let (concurrency, slots) = (plugin.spec.concurrency, plugin.slots(&self.config));
+        let mut place = 0;
+        while let Some(key) = plugin.waiting.get(place) {
+            let Some(job) = self.jobs.get_mut(key) else { break };
+            let wanted = plugin.shapes[job.shape].wanted();
+            let free = self.workers.least_loaded(name, wanted, concurrency);
+            let Some(id) = free.or_else(|| self.workers.least_loaded(name, wanted, slots)) else {
+                if plugin.shapes.len() <= 2 && !plugin.shapes[0].is_heavy() {
+                    break;
+                }
+                place += 1;
+                continue;
+            };
+            let Some(key) = plugin.waiting.remove(place) else { break };
+            plugin.unplaced[job.shape] -= 1;
+            job.phase = Phase::Given(id);
+            if let Some(worker) = self.workers.get_mut(id) {
+                worker.given.push(key.clone());
+                if (worker.given.len() as u64) <= u64::from(worker.concurrency) {
+                    job.begin(plugin.spec.timeout_ms, now);
+                }
+            }
+            out.push(Action::Run { worker: id, job: key });
+        }
+    }
+
+    /// A worker for a job that no ready one can take: one that is coming up, or a new one. A job that lost its seat, and
+    /// for which there is no room any more, is somebody else's.
+    fn find_worker(
+        &mut self,
+        name: &PluginName,
+        key: &JobKey,
+        coming: &mut Vec<Coming>,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(plugin) = self.plugins.get(name) else { return };
+        let Some(job) = self.jobs.get(key) else { return };
+        let (shape, concurrency) = (job.shape, plugin.spec.concurrency);
+        let wanted = plugin.shapes[shape].wanted().cloned();
+        let serves =
+            |asked: &Option<ResourceRequest>| crate::workers::serves(asked.as_ref(), wanted.as_ref());
+        if let Some(seat) = coming.iter_mut().find(|seat| seat.runs > 0 && serves(&seat.asked)) {
+            seat.runs -= 1;
+            return;
+        }
+        let heavy = plugin.shapes[shape].is_heavy() || plugin.shapes[shape].need.is_none();
+        if now < plugin.rest_until {
+            return;
+        }
+        if !heavy {
+            if self.workers.count(name) < plugin.spec.max_workers {
+                self.start_worker(name, wanted.clone(), None, out);
+                coming.push(Coming { asked: wanted, runs: concurrency - 1 });
+            }
+            return;
+        }
+        let mut plan = self.take_plan(name, wanted.as_ref());
+        if plan.is_none() && self.plan(name, shape, None, now) {
+            plan = self.take_plan(name, wanted.as_ref());
+        }
+        if let Some(plan) = plan {
+            coming.push(Coming { asked: plan.asked.clone(), runs: concurrency - 1 });
+            self.start_worker(name, plan.asked, Some((plan.holding, plan.claimant)), out);
+        } else if !self.workers.live(name).any(|(_, worker)| worker.covers(wanted.as_ref())) {
+            if let Some(plugin) = self.plugins.get_mut(name) {
+                plugin.waiting.retain(|waiting| waiting != key);
+            }
+            self.conclude(key, Conclusion::Retry(RetryCause::NotStarted), out);
+        }
+    }
+
+    /// Takes a worker in; those who give way to it are told to leave.
+    fn start_worker(
+        &mut self,
+        name: &PluginName,
+        asked: Option<ResourceRequest>,
+        booked: Option<(Holding, Claimant)>,
+        out: &mut Vec<Action>,
+    ) {
+        let concurrency = self.plugins.get(name).map_or(1, |plugin| plugin.spec.concurrency);
+        let (holding, claimant) = booked.map_or((Holding::default(), None), |(h, c)| (h, Some(c)));
+        let mut told = false;
+        for (id, worker) in self.workers.iter_mut() {
+            if claimant.is_some() && worker.gives_way_to == claimant && worker.stage == Stage::Ready {
+                worker.stage = Stage::Ending;
+                worker.gives_way_to = None;
+                told = true;
+                out.push(Action::StopWorker { worker: id });
+            }
+        }
+        let grant = self.host.grant(&holding);
+        let worker = self.workers.insert(Worker {
+            plugin: name.clone(),
+            stage: if told { Stage::Waiting } else { Stage::Starting },
+            given: Vec::new(),
+            concurrency,
+            asked,
+            holding,
+            used: WorkerUse::default(),
+            idle_since: self.now,
+            gives_way_to: None,
+            fault: None,
+            warned: false,
+        });
+        if !told {
+            out.push(Action::Spawn { worker, plugin: name.clone(), grant });
+        }
+    }
+
+    /// Starts workers whose room is free now. One whose room went elsewhere is given up; its jobs look for another.
+    fn begin_starts(&mut self, out: &mut Vec<Action>) {
+        let waiting: Vec<WorkerId> =
+            self.workers.iter().filter(|(_, w)| w.stage == Stage::Waiting).map(|(id, _)| id).collect();
+        for id in waiting {
+            match self.is_room_free(id) {
+                Some(true) => {
+                    let Some(worker) = self.workers.get_mut(id) else { continue };
+                    worker.stage = Stage::Starting;
+                    let (plugin, holding) = (worker.plugin.clone(), worker.holding.clone());
+                    let grant = self.host.grant(&holding);
+                    out.push(Action::Spawn { worker: id, plugin, grant });
+                }
+                Some(false) => {}
+                None => {
+                    self.workers.remove(id);
+                }
+            }
+        }
+    }
+
+    /// Whether what a waiting worker was promised is free. None: it will not be, nobody is leaving for it any more.
+    fn is_room_free(&self, id: WorkerId) -> Option<bool> {
+        let worker = self.workers.get(id)?;
+        let mut given = self.host.nothing_given();
+        for (other, entry) in self.workers.iter() {
+            if entry.stage != Stage::Waiting || other == id {
+                given.add(&entry.holding, &entry.used, &self.host);
+            }
+        }
+        let room = self.host.room(&given);
+        let fits = |place: &usize| {
+            let device = room.devices.get(*place);
+            let alone = |device: &grange_protocol::fit::Device| !device.exclusive || device.shares == 1;
+            device.is_some_and(|device| device.free_mb >= 0 && device.quarantine.is_none() && alone(device))
+        };
+        // What is not asked for is not looked at: others may use more than there is.
+        let ram = worker.holding.ram_mb == 0 || room.ram_mb >= 0;
+        let cpus = worker.holding.cpus == 0 || room.cpus >= 0;
+        let count = usize::try_from(self.workers.count(&worker.plugin)).unwrap_or(usize::MAX);
+        let most = self.plugins.get(&worker.plugin).map_or(0, |plugin| plugin.spec.max_workers as usize);
+        let unbooked = worker.asked.is_none();
+        if count <= most && (unbooked || (worker.holding.devices.iter().all(fits) && ram && cpus)) {
+            return Some(true);
+        }
+        let leaving = |w: &Worker| matches!(w.stage, Stage::Ending | Stage::Returning(_));
+        self.workers.iter().any(|(_, worker)| leaving(worker)).then_some(false)
+    }
+
+    pub(super) fn worker_ready(&mut self, id: WorkerId, now: Time) -> Touched {
+        let Some(worker) = self.workers.get_mut(id).filter(|w| w.stage == Stage::Starting) else {
+            return Touched::Nobody;
+        };
+        worker.stage = Stage::Ready;
+        worker.idle_since = now;
+        let plugin = worker.plugin.clone();
+        if let Some(known) = self.plugins.get_mut(&plugin) {
+            known.started();
+        }
+        Touched::One(plugin)
+    }
+
+    pub(super) fn worker_failed(
+        &mut self,
+        id: WorkerId,
+        failure: &Failure,
+        now: Time,
+        out: &mut Vec<Action>,
+    ) -> Touched {
+        let Some(worker) = self.workers.get(id) else { return Touched::Nobody };
+        if worker.stage != Stage::Starting {
+            return self.worker_exited(id, now, out);
+        }
+        let (name, ill) = (worker.plugin.clone(), worker.fault.is_some());
+        self.return_grant(id, now, out);
+        let alone = self.workers.live(&name).next().is_none();
+        let Some(known) = self.plugins.get_mut(&name) else { return Touched::Nobody };
+        // A GPU that failed under it says nothing of the plugin.
+        if !ill {
+            known.start_failed(now, &self.config);
+            if alone {
+                for job in std::mem::take(&mut known.waiting) {
+                    self.conclude(&job, Conclusion::Failed(Box::new(failure.clone())), out);
+                }
+            }
+        }
+        Touched::One(name)
+    }
+}

@@ -1,0 +1,199 @@
+//! Plans: a part of the host that is booked before a pull, so that what comes can start. Where there is no room, idle
+//! workers give way, the least recently used first, and only those whose leaving helps.
+
+use super::Dispatcher;
+use crate::host::{Given, Holding};
+use crate::vocabulary::{Time, WorkerId, WorkerUse};
+use crate::workers::{Claimant, Stage, Worker, serves};
+use grange_protocol::fit::{Need, place};
+use grange_protocol::name::PluginName;
+use grange_protocol::resource::ResourceRequest;
+
+/// A worker that may be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) claimant: Claimant,
+    pub(crate) plugin: PluginName,
+    /// As for a worker.
+    pub(crate) asked: Option<ResourceRequest>,
+    pub(crate) holding: Holding,
+}
+
+impl Plan {
+    pub(crate) fn covers(&self, wanted: Option<&ResourceRequest>) -> bool {
+        serves(self.asked.as_ref(), wanted)
+    }
+}
+
+impl Dispatcher {
+    /// Books room for one more worker of a shape. False: there is none, or none is needed.
+    pub(super) fn plan(&mut self, name: &PluginName, shape: usize, level: Option<u8>, now: Time) -> bool {
+        let Some(plugin) = self.plugins.get(name).filter(|plugin| !plugin.gone) else { return false };
+        let shape = &plugin.shapes[shape];
+        // Where nothing of the host is needed, workers need no plan.
+        if now < plugin.rest_until || !(shape.is_heavy() || shape.need.is_none()) {
+            return false;
+        }
+        let need = shape.need.clone();
+        let most = plugin.spec.max_workers as usize;
+        let own = Need::from(plugin.spec.request.clone());
+        let Some((asked, holding, victims)) = self.find_room(name, need.as_ref(), &own, most, level) else {
+            return false;
+        };
+        self.last_claimant += 1;
+        let claimant = Claimant(self.last_claimant);
+        for victim in victims {
+            if let Some(worker) = self.workers.get_mut(victim) {
+                worker.gives_way_to = Some(claimant);
+            }
+        }
+        self.plans.push(Plan { claimant, plugin: name.clone(), asked, holding });
+        true
+    }
+
+    /// Where a worker would fit, and who would have to leave for it.
+    fn find_room(
+        &self,
+        name: &PluginName,
+        need: Option<&Need>,
+        own: &Need,
+        most: usize,
+        level: Option<u8>,
+    ) -> Option<(Option<ResourceRequest>, Holding, Vec<WorkerId>)> {
+        let wanted = need.map(|need| &need.request);
+        let idle = self.evictable(name, wanted);
+        let fits = |without: &[WorkerId]| {
+            let there = self.workers.iter().filter(|(id, w)| {
+                w.plugin == *name && !matches!(w.stage, Stage::Returning(_)) && !without.contains(id)
+            });
+            let leaving = |w: &Worker| w.gives_way_to.is_some();
+            let count = there.filter(|(_, w)| !leaving(w)).count()
+                + self.plans.iter().filter(|plan| plan.plugin == *name).count();
+            if count >= most {
+                return None;
+            }
+            let room = self.host.room(&self.given(without, level));
+            match need {
+                Some(need) => {
+                    let placement = place(need, &room).ok()?;
+                    let asked = need.request.clone();
+                    Some((Some(asked), Holding::new(placement, &need.request)))
+                }
+                // No check was asked for: properly where it fits, else beside whoever is there.
+                None => Some(match place(own, &room) {
+                    Ok(placement) => (Some(own.request.clone()), Holding::new(placement, &own.request)),
+                    Err(_) => (None, self.beside_others(own, &room)),
+                }),
+            }
+        };
+        if let Some((asked, holding)) = fits(&[]) {
+            return Some((asked, holding, Vec::new()));
+        }
+        let mut victims = Vec::new();
+        for id in idle {
+            victims.push(id);
+            if fits(&victims).is_some() {
+                break;
+            }
+        }
+        fits(&victims)?;
+        // Only those whose leaving helps.
+        let mut place = 0;
+        while place < victims.len() {
+            let mut fewer = victims.clone();
+            fewer.remove(place);
+            if fits(&fewer).is_some() {
+                victims = fewer;
+            } else {
+                place += 1;
+            }
+        }
+        let (asked, holding) = fits(&victims)?;
+        Some((asked, holding, victims))
+    }
+
+    /// GPUs for a worker that nothing is checked for: those with the most free memory, and nothing is booked.
+    fn beside_others(&self, own: &Need, room: &grange_protocol::fit::Room) -> Holding {
+        let mut places: Vec<usize> =
+            (0..room.devices.len()).filter(|place| room.devices[*place].quarantine.is_none()).collect();
+        places.sort_by_key(|place| (-room.devices[*place].free_mb, *place));
+        places.truncate(own.request.gpus as usize);
+        places.sort_unstable();
+        Holding { devices: places, ..Holding::default() }
+    }
+
+    /// Idle workers that may leave for a worker of this plugin and shape, the least recently used first. None of a plugin
+    /// that has asked for something or has something to place: what comes may need it.
+    fn evictable(&self, name: &PluginName, wanted: Option<&ResourceRequest>) -> Vec<WorkerId> {
+        let needed = |worker: &Worker| {
+            let serves = worker.plugin == *name && worker.covers(wanted);
+            let busy = self.queues.asked(&worker.plugin).next().is_some()
+                || self
+                    .plugins
+                    .get(&worker.plugin)
+                    .is_some_and(|p| p.unplaced.iter().any(|count| *count > 0));
+            serves || busy
+        };
+        let mut idle: Vec<(Time, WorkerId)> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.is_idle() && !needed(worker))
+            .map(|(id, worker)| (worker.idle_since, id))
+            .collect();
+        idle.sort_unstable();
+        idle.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// All that is given away or promised, as it will be when those who give way, and `without`, are gone. What is saved
+    /// up for a queue counts for all others of its level or below; for None it does not.
+    pub(super) fn given(&self, without: &[WorkerId], level: Option<u8>) -> Given {
+        let mut given = self.host.nothing_given();
+        for (id, worker) in self.workers.iter() {
+            if worker.gives_way_to.is_none() && !without.contains(&id) {
+                given.add(&worker.holding, &worker.used, &self.host);
+            }
+        }
+        for plan in &self.plans {
+            given.add(&plan.holding, &WorkerUse::default(), &self.host);
+        }
+        if let Some(holding) = level.and_then(|level| self.saving.holds_from(level)) {
+            given.add(holding, &WorkerUse::default(), &self.host);
+        }
+        given
+    }
+
+    /// Takes a plan of a plugin that serves this.
+    pub(super) fn take_plan(&mut self, name: &PluginName, wanted: Option<&ResourceRequest>) -> Option<Plan> {
+        let place = self.plans.iter().position(|plan| plan.plugin == *name && plan.covers(wanted))?;
+        Some(self.plans.remove(place))
+    }
+
+    /// Drops plans that nothing needs any more. Those who would have left stay.
+    pub(super) fn trim_plans(&mut self, touched: &[PluginName]) {
+        let mut place = self.plans.len();
+        while place > 0 {
+            place -= 1;
+            let name = self.plans[place].plugin.clone();
+            if !touched.contains(&name) {
+                continue;
+            }
+            let plan = self.plans.remove(place);
+            let enough = self.plugins.get(&name).is_none_or(|plugin| {
+                plugin.gone || plugin.shapes.iter().all(|shape| self.slack(&name, plugin, shape) >= 0)
+            });
+            if enough {
+                self.keep_those_who_gave_way(plan.claimant);
+            } else {
+                self.plans.insert(place, plan);
+            }
+        }
+    }
+
+    pub(super) fn keep_those_who_gave_way(&mut self, claimant: Claimant) {
+        for (_, worker) in self.workers.iter_mut() {
+            if worker.gives_way_to == Some(claimant) && worker.is_live() {
+                worker.gives_way_to = None;
+            }
+        }
+    }
+}

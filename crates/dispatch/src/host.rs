@@ -1,0 +1,237 @@
+//! The host's ledger: what was measured, what is out of service, and what may still be given. Owns no grant: whoever
+//! asks says what was given to whom.
+
+use crate::vocabulary::{DeviceReading, Grant, HostReading, Reserve, Time, WorkerUse};
+use grange_protocol::fit::{Device, Placement, Room};
+use grange_protocol::resource::ResourceRequest;
+use std::collections::BTreeMap;
+
+/// What a worker holds of the host, or will.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holding {
+    /// GPUs, by their place in the ledger.
+    pub(crate) devices: Vec<usize>,
+    pub(crate) vram_mb: u64,
+    pub(crate) exclusive: bool,
+    pub(crate) ram_mb: u64,
+    pub(crate) cpus: u32,
+}
+
+impl Holding {
+    pub(crate) fn new(placement: Placement, request: &ResourceRequest) -> Self {
+        let Placement { devices, vram_mb, ram_mb, cpus } = placement;
+        // An unknown need takes a GPU whole.
+        let exclusive = request.exclusive || (request.gpus > 0 && request.vram_mb == 0);
+        Self { devices, vram_mb, exclusive, ram_mb, cpus }
+    }
+}
+
+/// One GPU.
+#[derive(Debug)]
+struct Known {
+    reading: DeviceReading,
+    /// Nothing new is started on it, for this reason.
+    quarantine: Option<String>,
+    /// The least that was left over when it was looked at: what the driver keeps for itself.
+    baseline_mb: u64,
+}
+
+/// All that is known of the host.
+#[derive(Debug, Default)]
+pub(crate) struct Host {
+    reserve: Reserve,
+    known: Vec<Known>,
+    taken_at: Time,
+    cpus: u32,
+    ram_mb: u64,
+    ram_other_mb: u64,
+    driver: String,
+    labels: BTreeMap<String, String>,
+}
+
+/// What is given away of each part, summed over its holders.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
+    devices: Vec<GivenDevice>,
+    ram_mb: u64,
+    cpus: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct GivenDevice {
+    granted_mb: u64,
+    /// The larger of grant and use, for each holder.
+    taken_mb: u64,
+    shares: u32,
+    exclusive: bool,
+}
+
+impl Given {
+    /// Counts one holder, with what it is seen to use.
+    pub(crate) fn add(&mut self, holding: &Holding, used: &WorkerUse, uuids: &Host) {
+        for place in &holding.devices {
+            let Some(device) = self.devices.get_mut(*place) else { continue };
+            device.granted_mb += holding.vram_mb;
+            device.shares += 1;
+            device.exclusive |= holding.exclusive;
+        }
+        for (place, device) in self.devices.iter_mut().enumerate() {
+            let uses = used.vram_mb.get(uuids.uuid(place)).copied().unwrap_or(0);
+            let granted = if holding.devices.contains(&place) { holding.vram_mb } else { 0 };
+            device.taken_mb += granted.max(uses);
+        }
+        self.ram_mb += holding.ram_mb.max(used.ram_mb);
+        self.cpus += u64::from(holding.cpus);
+    }
+}
+
+fn signed(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}
+
+impl Host {
+    pub(crate) fn new(reserve: Reserve) -> Self {
+        Self { reserve, ..Self::default() }
+    }
+
+    pub(crate) fn uuid(&self, place: usize) -> &str {
+        self.known.get(place).map_or("", |known| known.reading.uuid.as_str())
+    }
+
+    pub(crate) fn taken_at(&self) -> Time {
+        self.taken_at
+    }
+
+    /// Takes a reading. Returns the places of GPUs that fell ill with it.
+    pub(crate) fn read(&mut self, reading: &mut HostReading) -> Vec<usize> {
+        self.taken_at = reading.taken_at;
+        (self.cpus, self.ram_mb, self.ram_other_mb) = (reading.cpus, reading.ram_mb, reading.ram_other_mb);
+        self.driver = std::mem::take(&mut reading.driver);
+        self.labels = std::mem::take(&mut reading.labels);
+        let mut fresh = std::mem::take(&mut reading.devices);
+        let mut ill = Vec::new();
+        for (place, known) in self.known.iter_mut().enumerate() {
+            let fault = match fresh.iter().position(|device| device.uuid == known.reading.uuid) {
+                Some(found) => {
+                    known.reading = fresh.swap_remove(found);
+                    known.baseline_mb = known.baseline_mb.min(known.reading.leftover_mb);
+                    known.reading.fault.clone()
+                }
+                None => Some("it is no longer there".to_owned()),
+            };
+            if let Some(why) = fault.filter(|_| known.quarantine.is_none()) {
+                known.quarantine = Some(why);
+                ill.push(place);
+            }
+        }
+        fresh.sort_by(|a, b| a.uuid.cmp(&b.uuid));
+        for device in fresh {
+            let quarantine = device.fault.clone();
+            self.known.push(Known { baseline_mb: device.leftover_mb, quarantine, reading: device });
+        }
+        ill
+    }
+
+    /// Takes a GPU out of service. False: it was already.
+    pub(crate) fn quarantine(&mut self, place: usize, why: String) -> bool {
+        match self.known.get_mut(place) {
+            Some(known) if known.quarantine.is_none() => {
+                known.quarantine = Some(why);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Puts GPUs into service again; one that is still ill falls out with the next reading.
+    pub(crate) fn unquarantine(&mut self, uuid: Option<&str>) {
+        for known in &mut self.known {
+            if uuid.is_none_or(|uuid| uuid == known.reading.uuid) {
+                known.quarantine = None;
+                known.baseline_mb = known.baseline_mb.max(known.reading.leftover_mb);
+            }
+        }
+    }
+
+    pub(crate) fn is_quarantined(&self, place: usize) -> bool {
+        self.known.get(place).is_some_and(|known| known.quarantine.is_some())
+    }
+
+    /// Memory that nobody who lives uses, beyond what the driver keeps, MiB. None: the driver does not tell.
+    pub(crate) fn unreturned_mb(&self, place: usize) -> Option<u64> {
+        let known = self.known.get(place).filter(|known| known.reading.attributed)?;
+        Some(known.reading.leftover_mb.saturating_sub(known.baseline_mb))
+    }
+
+    /// Nothing is given away yet.
+    pub(crate) fn nothing_given(&self) -> Given {
+        Given { devices: vec![GivenDevice::default(); self.known.len()], ram_mb: 0, cpus: 0 }
+    }
+
+    /// What may be given, with so much given away.
+    pub(crate) fn room(&self, given: &Given) -> Room {
+        let devices = self.known.iter().zip(&given.devices).map(|(known, given)| {
+            let reading = &known.reading;
+            Device {
+                uuid: reading.uuid.clone(),
+                name: reading.name.clone(),
+                compute: reading.compute.clone(),
+                free_mb: signed(self.usable_mb(reading))
+                    - signed(others_mb(reading, given))
+                    - signed(given.taken_mb),
+                usable_mb: self.usable_mb(reading),
+                shares: given.shares,
+                exclusive: given.exclusive,
+                quarantine: known.quarantine.clone(),
+                links: reading.links.clone(),
+            }
+        });
+        let ram_usable_mb = self.ram_mb.saturating_sub(self.reserve.ram_mb);
+        let cpus_usable = self.cpus.saturating_sub(self.reserve.cpus);
+        Room {
+            devices: devices.collect(),
+            ram_mb: signed(ram_usable_mb) - signed(self.ram_other_mb) - signed(given.ram_mb),
+            ram_usable_mb,
+            cpus: i64::from(cpus_usable) - signed(given.cpus),
+            cpus_usable,
+            driver: self.driver.clone(),
+            labels: self.labels.clone(),
+        }
+    }
+
+    fn usable_mb(&self, reading: &DeviceReading) -> u64 {
+        reading.total_mb.saturating_sub(self.reserve.vram_mb)
+    }
+
+    /// What others use of a GPU and what was granted on it, MiB.
+    pub(crate) fn foreign_and_granted(&self, place: usize, given: &Given) -> (u64, u64) {
+        match (self.known.get(place), given.devices.get(place)) {
+            (Some(known), Some(given)) => (others_mb(&known.reading, given), given.granted_mb),
+            _ => (0, 0),
+        }
+    }
+
+    /// The grant that a worker is told.
+    pub(crate) fn grant(&self, holding: &Holding) -> Grant {
+        Grant {
+            devices: holding.devices.iter().map(|place| self.uuid(*place).to_owned()).collect(),
+            vram_mb: holding.vram_mb,
+            exclusive: holding.exclusive,
+            ram_mb: holding.ram_mb,
+            cpus: holding.cpus,
+        }
+    }
+
+    pub(crate) fn devices(&self) -> usize {
+        self.known.len()
+    }
+}
+
+/// What others use. Where the driver does not tell who uses what: what is used beyond all grants.
+fn others_mb(reading: &DeviceReading, given: &GivenDevice) -> u64 {
+    if reading.attributed {
+        reading.foreign_mb + reading.leftover_mb
+    } else {
+        reading.used_mb.saturating_sub(given.taken_mb)
+    }
+}

@@ -1,0 +1,167 @@
+//! The worker table: who is up, what was given to whom, and what each holds of the host.
+
+use crate::host::Holding;
+use crate::vocabulary::{Time, WorkerId, WorkerUse};
+use grange_protocol::name::PluginName;
+use grange_protocol::resource::ResourceRequest;
+use grange_protocol::subject::JobKey;
+use std::collections::BTreeMap;
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its room is promised, but not free yet: idle workers leave for it.
+    Waiting,
+    /// Loading.
+    Starting,
+    /// Takes runs.
+    Ready,
+    /// Was told to end; takes nothing more.
+    Ending,
+    /// Its processes are gone since then; its GPU memory is not seen to be back.
+    Returning(Time),
+}
+
+/// Why a worker was killed, where that is what becomes of its runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A GPU under it failed.
+    Gpu,
+    /// It used more than it was given.
+    OverLimit(String),
+}
+
+/// One worker process.
+#[derive(Clone, Debug)]
+pub(crate) struct Worker {
+    pub(crate) plugin: PluginName,
+    pub(crate) stage: Stage,
+    /// What was given to it and has not ended, oldest first: the first `concurrency` of them run.
+    pub(crate) given: Vec<JobKey>,
+    pub(crate) concurrency: u32,
+    /// What it was started for; None: without a check of resources, for jobs that ask for none.
+    pub(crate) asked: Option<ResourceRequest>,
+    pub(crate) holding: Holding,
+    pub(crate) used: WorkerUse,
+    /// Since when it has had nothing to do.
+    pub(crate) idle_since: Time,
+    /// It leaves when that is needed for this one.
+    pub(crate) gives_way_to: Option<Claimant>,
+    pub(crate) fault: Option<Fault>,
+    /// Its overrun was said.
+    pub(crate) warned: bool,
+}
+
+/// For whom idle workers leave: a plan that is made for a pull, or the worker that it became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Claimant(pub(crate) u64);
+
+impl Worker {
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.stage, Stage::Waiting | Stage::Starting | Stage::Ready)
+    }
+
+    /// It has nothing to do and nothing planned for it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.stage == Stage::Ready && self.given.is_empty() && self.gives_way_to.is_none()
+    }
+
+    /// Whether it can run what asks for this; None: what asks for nothing.
+    pub(crate) fn covers(&self, wanted: Option<&ResourceRequest>) -> bool {
+        serves(self.asked.as_ref(), wanted)
+    }
+}
+
+/// Whether a worker that was started for `asked` serves `wanted`. None asks for nothing, and was given nothing.
+pub(crate) fn serves(asked: Option<&ResourceRequest>, wanted: Option<&ResourceRequest>) -> bool {
+    let (asked, wanted) = match (asked, wanted) {
+        (_, None) => return true,
+        (None, Some(_)) => return false,
+        (Some(asked), Some(wanted)) => (asked, wanted),
+    };
+    let vram = if wanted.vram_mb == 0 {
+        asked.vram_mb == 0
+    } else {
+        asked.vram_mb == 0 || wanted.vram_mb <= asked.vram_mb
+    };
+    asked.gpus == wanted.gpus
+        && (vram || asked.gpus == 0)
+        && wanted.exclusive <= asked.exclusive
+        && wanted.ram_mb <= asked.ram_mb
+        && wanted.cpus <= asked.cpus
+        && wanted.on.iter().all(|(key, value)| asked.on.get(key) == Some(value))
+}
+
+/// All workers of this agent.
+#[derive(Debug, Default)]
+pub(crate) struct Workers {
+    table: BTreeMap<WorkerId, Worker>,
+    last: u64,
+}
+
+impl Workers {
+    /// Takes a new worker in, and names it.
+    pub(crate) fn insert(&mut self, worker: Worker) -> WorkerId {
+        self.last += 1;
+        let id = WorkerId(self.last);
+        self.table.insert(id, worker);
+        id
+    }
+
+    pub(crate) fn get(&self, id: WorkerId) -> Option<&Worker> {
+        self.table.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
+        self.table.get_mut(&id)
+    }
+
+    pub(crate) fn remove(&mut self, id: WorkerId) -> Option<Worker> {
+        self.table.remove(&id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        self.table.iter().map(|(id, worker)| (*id, worker))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (WorkerId, &mut Worker)> {
+        self.table.iter_mut().map(|(id, worker)| (*id, worker))
+    }
+
+    /// Workers of a plugin that are up or coming up.
+    pub(crate) fn live(&self, plugin: &PluginName) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        self.iter().filter(move |(_, worker)| worker.plugin == *plugin && worker.is_live())
+    }
+
+    /// Processes of a plugin, those included that are told to end: they have their place until they are gone.
+    pub(crate) fn count(&self, plugin: &PluginName) -> u32 {
+        let processes = |w: &&Worker| w.plugin == *plugin && !matches!(w.stage, Stage::Returning(_));
+        u32::try_from(self.table.values().filter(processes).count()).unwrap_or(u32::MAX)
+    }
+
+    /// The ready worker of a plugin that serves this, with the fewest runs, if it has fewer than `slots` in hand.
+    pub(crate) fn least_loaded(
+        &self,
+        plugin: &PluginName,
+        wanted: Option<&ResourceRequest>,
+        slots: u32,
+    ) -> Option<WorkerId> {
+        self.live(plugin)
+            .filter(|(_, w)| w.stage == Stage::Ready && w.gives_way_to.is_none())
+            .filter(|(_, w)| (w.given.len() as u64) < u64::from(slots) && w.covers(wanted))
+            .min_by_key(|(id, w)| (w.given.len(), *id))
+            .map(|(id, _)| id)
+    }
+
+    /// Takes an ended run off its worker. Returns the job behind it that begins now.
+    pub(crate) fn take_back(&mut self, id: WorkerId, job: &JobKey, now: Time) -> Option<JobKey> {
+        let worker = self.table.get_mut(&id)?;
+        let place = worker.given.iter().position(|given| given == job)?;
+        worker.given.remove(place);
+        if worker.given.is_empty() {
+            worker.idle_since = now;
+        }
+        let last = (worker.concurrency as usize).checked_sub(1)?;
+        worker.given.get(last).filter(|_| place <= last).cloned()
+    }
+}
