@@ -1,8 +1,8 @@
 //! The command line: what there is, and what `--help` says. Each command's own flags lie beside the command.
 
 use crate::commands::{
-    agents, cancel, completions, doctor, exec_child, init, jobs, logs, plugins, result, status, submit, up,
-    watch,
+    agents, cancel, completions, doctor, exec_child, init, jobs, logs, plugins, priority, result, status,
+    submit, up, watch,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use grange_protocol::name::Owner;
@@ -93,6 +93,8 @@ pub(crate) enum Command {
     Result(result::ResultFlags),
     /// Ask for the end of a job
     Cancel(cancel::CancelFlags),
+    /// Give a job that waits another priority
+    Priority(priority::PriorityFlags),
     /// List jobs, newest first
     Jobs(jobs::JobsFlags),
     /// Show a job with its history
@@ -122,6 +124,7 @@ impl Cli {
             Command::Watch(flags) => &flags.state,
             Command::Result(flags) => &flags.state,
             Command::Cancel(flags) => &flags.state,
+            Command::Priority(flags) => &flags.state,
             Command::Status(flags) => &flags.state,
             Command::Logs(flags) => &flags.state,
             Command::Agents(flags) => flags.state(),

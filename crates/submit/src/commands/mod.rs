@@ -9,6 +9,7 @@ pub(crate) mod init;
 pub(crate) mod jobs;
 pub(crate) mod logs;
 pub(crate) mod plugins;
+pub(crate) mod priority;
 pub(crate) mod result;
 pub(crate) mod status;
 pub(crate) mod submit;

@@ -17,6 +17,7 @@ use crate::failure::Failure;
 use crate::units;
 use grange_broker_client::cancel::Cancelled;
 use grange_broker_client::follow::Update;
+use grange_broker_client::priority::Reprioritised;
 use grange_broker_client::query::JobView;
 use grange_broker_client::submit::Submitted;
 use grange_broker_client::topology::{Change, Ensured};
@@ -25,6 +26,7 @@ use grange_protocol::name::AgentName;
 use grange_protocol::record::{Record, State};
 use grange_protocol::status::ControlAnswer;
 use grange_protocol::subject::JobKey;
+use grange_protocol::ticket::Priority;
 use std::io;
 
 const LOG_MARK: &str = "  │ ";
@@ -246,6 +248,16 @@ impl Output for Human {
             Cancelled::AtOnce => format!("job {id} is cancelled"),
             Cancelled::Requested => format!("job {id} runs; its agent was asked to end it"),
             Cancelled::AlreadyEnded(state) => format!("job {id} had ended before: {state}"),
+        }])
+    }
+
+    fn reprioritised(&mut self, key: &JobKey, priority: Priority, done: Reprioritised) -> io::Result<()> {
+        let id = &key.job;
+        self.out(vec![match done {
+            Reprioritised::Moved { from } => {
+                format!("job {id} waits with priority {priority} now; it was {from}")
+            }
+            Reprioritised::Unchanged => format!("job {id} has priority {priority} already"),
         }])
     }
 

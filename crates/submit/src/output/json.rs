@@ -8,6 +8,7 @@ use super::words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sen
 use crate::failure::Failure;
 use grange_broker_client::cancel::Cancelled;
 use grange_broker_client::follow::Update;
+use grange_broker_client::priority::Reprioritised;
 use grange_broker_client::query::JobView;
 use grange_broker_client::submit::Submitted;
 use grange_broker_client::topology::{Change, Ensured};
@@ -15,6 +16,7 @@ use grange_protocol::event::LogLine;
 use grange_protocol::name::AgentName;
 use grange_protocol::status::{AgentStatus, ControlAnswer};
 use grange_protocol::subject::JobKey;
+use grange_protocol::ticket::Priority;
 use serde_json::{Value, json};
 use std::io;
 use std::time::Duration;
@@ -108,6 +110,16 @@ impl Output for Json {
             Cancelled::AlreadyEnded(state) => ("ended_before", Some(state.as_str())),
         };
         self.line(&json!({ "job": key.job, "owner": key.owner, "outcome": outcome, "state": state }))
+    }
+
+    fn reprioritised(&mut self, key: &JobKey, priority: Priority, done: Reprioritised) -> io::Result<()> {
+        let (outcome, from) = match done {
+            Reprioritised::Moved { from } => ("moved", from),
+            Reprioritised::Unchanged => ("unchanged", priority),
+        };
+        self.line(&json!({
+            "job": key.job, "owner": key.owner, "priority": priority, "from": from, "outcome": outcome,
+        }))
     }
 
     fn agents(&mut self, agents: &Agents<'_>, _: Showing) -> io::Result<()> {

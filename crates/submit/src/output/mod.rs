@@ -15,6 +15,7 @@ use crate::cli::OutputForm;
 use crate::failure::Failure;
 use grange_broker_client::cancel::Cancelled;
 use grange_broker_client::follow::Update;
+use grange_broker_client::priority::Reprioritised;
 use grange_broker_client::query::JobView;
 use grange_broker_client::submit::Submitted;
 use grange_broker_client::topology::Ensured;
@@ -22,6 +23,7 @@ use grange_protocol::event::LogLine;
 use grange_protocol::name::AgentName;
 use grange_protocol::status::ControlAnswer;
 use grange_protocol::subject::JobKey;
+use grange_protocol::ticket::Priority;
 use screen::Screen;
 use std::collections::BTreeMap;
 use std::io;
@@ -53,6 +55,8 @@ pub(crate) trait Output {
     fn jobs(&mut self, views: &[JobView]) -> io::Result<()>;
     /// What a request for a job's end led to.
     fn cancelled(&mut self, key: &JobKey, outcome: Cancelled) -> io::Result<()>;
+    /// A job that waits has this priority now.
+    fn reprioritised(&mut self, key: &JobKey, priority: Priority, done: Reprioritised) -> io::Result<()>;
     /// Agents, with the ages of their heartbeats.
     fn agents(&mut self, agents: &Agents<'_>, showing: Showing) -> io::Result<()>;
     /// What an agent answered to an order.

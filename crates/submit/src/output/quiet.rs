@@ -6,6 +6,7 @@ use super::words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sen
 use crate::failure::Failure;
 use grange_broker_client::cancel::Cancelled;
 use grange_broker_client::follow::Update;
+use grange_broker_client::priority::Reprioritised;
 use grange_broker_client::query::JobView;
 use grange_broker_client::submit::Submitted;
 use grange_broker_client::topology::Ensured;
@@ -13,6 +14,7 @@ use grange_protocol::event::LogLine;
 use grange_protocol::name::AgentName;
 use grange_protocol::status::{AgentState, ControlAnswer};
 use grange_protocol::subject::JobKey;
+use grange_protocol::ticket::Priority;
 use std::io;
 
 pub(super) struct Quiet {
@@ -90,6 +92,10 @@ impl Output for Quiet {
             Cancelled::Requested => "requested",
             Cancelled::AlreadyEnded(state) => state.as_str(),
         })
+    }
+
+    fn reprioritised(&mut self, _: &JobKey, priority: Priority, _: Reprioritised) -> io::Result<()> {
+        self.screen.line(priority.as_str())
     }
 
     fn agents(&mut self, agents: &Agents<'_>, _: Showing) -> io::Result<()> {
