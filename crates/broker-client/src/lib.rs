@@ -24,6 +24,7 @@ mod refusals;
 pub mod submit;
 mod tls;
 pub mod topology;
+pub mod upkeep;
 
 pub use connect::{Broker, Options};
 pub use error::{Error, ErrorKind};

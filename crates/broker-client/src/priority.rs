@@ -137,7 +137,7 @@ async fn look(broker: &Broker, key: &JobKey) -> Result<Found, Error> {
 }
 
 /// When a message with a time to live goes, Unix milliseconds of the broker.
-fn runs_out(message: &StoredMessage) -> Option<u64> {
+pub(crate) fn runs_out(message: &StoredMessage) -> Option<u64> {
     let text = headers::text(&message.headers, headers::TTL);
     let ms = match text.strip_suffix("ms") {
         Some(ms) => ms.parse().ok()?,

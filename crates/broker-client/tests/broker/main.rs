@@ -13,3 +13,4 @@ mod priority;
 mod query;
 mod submit;
 mod topology;
+mod upkeep;

@@ -1,0 +1,220 @@
+//! What the housekeeper asks of the broker: how the queues stand, which tickets lie in the stream, what their records say.
+//!
+//! Owns bounded reads of many things at once, and the removal of one ticket. Never decides what becomes of a job, and
+//! reads replicas that may be behind: who acts on what it says asks the leader first.
+
+use crate::api::{self, StoredMessage};
+use crate::connect::Broker;
+use crate::error::{Error, ErrorKind};
+use crate::headers;
+use crate::history;
+use crate::ledger::read_stored;
+use crate::priority::runs_out;
+use crate::topology::QueueState;
+use async_nats::jetstream;
+use grange_protocol::ownership::Stored;
+use grange_protocol::subject::{AGENTS_BUCKET, JOBS, JobKey, Lane, Queue, STATE, parse_state, parse_ticket};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use time::OffsetDateTime;
+
+/// Pages of consumers that are read at most: more than the stream may have.
+const MAX_PAGES: usize = 64;
+/// Bytes of a message that are kept as evidence.
+const EXCERPT_BYTES: usize = 512;
+
+/// Something in the ticket stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lying {
+    /// A ticket.
+    Ticket(Ticket),
+    /// Its subject names no queue, so nobody is ever given it.
+    Unreadable(Unreadable),
+}
+
+/// A ticket that lies in the stream, whoever has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The job.
+    pub key: JobKey,
+    /// In which lane it lies.
+    pub lane: Lane,
+    /// Its sequence.
+    pub sequence: u64,
+    /// When the broker stored it, Unix milliseconds of the broker.
+    pub stored_ms: u64,
+    /// The revision of the record that it builds on; 0: none. None: what it says is no number.
+    pub base: Option<u64>,
+}
+
+impl Ticket {
+    /// The queue that it lies in.
+    pub fn queue(&self) -> Queue {
+        self.key.queue(&self.lane)
+    }
+}
+
+/// A message whose subject names no queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its subject.
+    pub subject: String,
+    /// Its sequence.
+    pub sequence: u64,
+    /// What is wrong with it.
+    pub why: String,
+    /// How its body begins.
+    pub excerpt: String,
+}
+
+/// A page of the ticket stream, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Tickets {
+    /// What lies there.
+    pub found: Vec<Lying>,
+    /// From which sequence the next page goes on.
+    pub next: u64,
+    /// How many more there are.
+    pub remaining: u64,
+}
+
+/// What is stored of one job.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The record, a marker, or nothing.
+    pub stored: Stored,
+    /// When it runs out, Unix milliseconds of the broker. None: it stays.
+    pub runs_out_ms: Option<u64>,
+}
+
+/// Every queue that has a consumer, with what that says. Consumers with names of another shape are left out; in a cluster
+/// also those whose server did not answer in time.
+pub async fn queue_states(broker: &Broker) -> Result<BTreeMap<Queue, QueueState>, Error> {
+    #[derive(Deserialize)]
+    struct Page {
+        total: usize,
+        #[serde(default)]
+        consumers: Option<Vec<Consumer>>,
+    }
+    #[derive(Deserialize)]
+    struct Consumer {
+        name: String,
+        num_pending: u64,
+        num_ack_pending: u64,
+        num_waiting: u64,
+        delivered: Delivered,
+    }
+    #[derive(Deserialize)]
+    struct Delivered {
+        stream_seq: u64,
+    }
+    let (mut found, mut offset) = (BTreeMap::new(), 0);
+    for _ in 0..MAX_PAGES {
+        let body = json!({ "offset": offset });
+        let page: Page = api::call(broker, &format!("CONSUMER.LIST.{JOBS}"), JOBS, &body).await?;
+        let consumers = page.consumers.unwrap_or_default();
+        offset += consumers.len();
+        let end = consumers.is_empty() || offset >= page.total;
+        found.extend(consumers.into_iter().filter_map(|consumer| {
+            let state = QueueState {
+                waiting: consumer.num_pending,
+                handed_out: consumer.num_ack_pending,
+                pulls: consumer.num_waiting,
+                delivered: consumer.delivered.stream_seq,
+            };
+            Some((Queue::parse(&consumer.name)?, state))
+        }));
+        if end {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// What lies in the ticket stream, or in one queue of it, from a sequence on: at most `batch` messages and 4 MiB.
+pub async fn tickets(
+    broker: &Broker,
+    queue: Option<&Queue>,
+    from: u64,
+    batch: usize,
+) -> Result<Tickets, Error> {
+    let filter = queue.map_or_else(|| "grange.jobs.>".to_owned(), Queue::filter);
+    let page = history::page(broker, JOBS, &filter, from, batch).await?;
+    let next = page.messages.last().map_or(from, |last| last.sequence + 1);
+    Ok(Tickets { found: page.messages.iter().map(read).collect(), next, remaining: page.remaining })
+}
+
+fn read(message: &StoredMessage) -> Lying {
+    match parse_ticket(&message.subject) {
+        Ok((lane, key)) => {
+            let base = match headers::text(&message.headers, headers::STATE) {
+                "" => Some(0),
+                base => base.parse().ok(),
+            };
+            let (sequence, stored_ms) = (message.sequence, message.stored_ms);
+            Lying::Ticket(Ticket { key, lane, sequence, stored_ms, base })
+        }
+        Err(error) => {
+            let start = &message.payload[..message.payload.len().min(EXCERPT_BYTES)];
+            let excerpt = String::from_utf8_lossy(start).into_owned();
+            let (subject, sequence) = (message.subject.clone(), message.sequence);
+            Lying::Unreadable(Unreadable { subject, sequence, why: error.to_string(), excerpt })
+        }
+    }
+}
+
+/// What is stored of these jobs. Records that cannot be read are left out.
+pub async fn records(broker: &Broker, keys: &[JobKey]) -> Result<BTreeMap<JobKey, Known>, Error> {
+    let nothing = || Known { stored: Stored::Nothing, runs_out_ms: None };
+    let mut known: BTreeMap<JobKey, Known> = keys.iter().map(|key| (key.clone(), nothing())).collect();
+    let subjects: Vec<String> = keys.iter().map(JobKey::state).collect();
+    for message in history::last_of_each(broker, STATE, &subjects).await? {
+        let Some(key) = parse_state(&message.subject) else { continue };
+        let runs_out_ms = runs_out(&message);
+        match read_stored(Some(message)) {
+            Ok(stored) => drop(known.insert(key, Known { stored, runs_out_ms })),
+            Err(error) => {
+                tracing::warn!(%error, job = %key, "record cannot be read");
+                known.remove(&key);
+            }
+        }
+    }
+    Ok(known)
+}
+
+/// Removes one ticket. Only tidying up: an agent that gets it all the same finds the record. One that is not there is
+/// well.
+pub async fn remove_ticket(broker: &Broker, sequence: u64) -> Result<(), Error> {
+    let body = json!({ "seq": sequence, "no_erase": true });
+    let what = format!("ticket {sequence} of `{JOBS}`");
+    match api::call::<Removed>(broker, &format!("STREAM.MSG.DELETE.{JOBS}"), &what, &body).await {
+        Err(e) if e.kind() != ErrorKind::NotFound && !is_gone(&e) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// The server has one code for every delete that failed (seen: 2.15.1, error 10057); only its text tells why.
+fn is_gone(error: &Error) -> bool {
+    let told = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+    told.is_some_and(|told| told.to_string().contains("no message found"))
+}
+
+#[derive(Deserialize)]
+struct Removed {
+    #[expect(dead_code, reason = "its presence tells an answer from a refusal")]
+    success: bool,
+}
+
+/// The broker's clock, Unix milliseconds.
+pub async fn clock_ms(broker: &Broker) -> Result<u64, Error> {
+    #[derive(Deserialize)]
+    struct Info {
+        #[serde(with = "time::serde::rfc3339")]
+        ts: OffsetDateTime,
+    }
+    let verb = format!("STREAM.INFO.KV_{AGENTS_BUCKET}");
+    let info: Info = api::call(broker, &verb, AGENTS_BUCKET, &Value::Null).await?;
+    Ok(u64::try_from(info.ts.unix_timestamp_nanos() / 1_000_000).unwrap_or(0))
+}
