@@ -21,6 +21,10 @@ use grange_protocol::ticket::{Priority, TICKET_VERSION, Ticket, TimeLimits};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// How long a job under `safety` may wait to be claimed.
+const SAFETY_MS: u64 = 500;
+/// The longest such wait: who waits longer wants `queue` with `--max-wait`.
+const LONGEST_SAFETY_MS: u64 = 3_600_000;
 /// Shortest wait for a start.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
@@ -74,6 +78,9 @@ pub(crate) struct SubmitFlags {
     /// When nobody can start it now [default: GRANGE_POLICY, else queue]
     #[arg(long, value_enum)]
     policy: Option<Policy>,
+    /// Under `safety`: how long a job may wait to be claimed before it is refused, milliseconds [default: 500]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=LONGEST_SAFETY_MS))]
+    safety_ms: Option<u64>,
     /// Submit without a look at the farm: even if no agent that is up has the plugin, or could ever run the job
     #[arg(long)]
     unchecked: bool,
@@ -105,6 +112,7 @@ pub(crate) async fn run(
 ) -> Result<Exit, Failure> {
     let mut arguments = Arguments::read(&flags.arguments, &flags.files, &flags.args_json)?;
     let policy = Policy::resolve(flags.policy, &context.environment)?;
+    check_policy(&flags, policy)?;
     let wanted = flags.resources.wanted(policy)?;
     if let Some(folder) = &flags.out {
         check_folder(folder)?;
@@ -133,6 +141,21 @@ pub(crate) async fn run(
     let ended = ending(context, key, record, flags.out.as_deref(), true).await?;
     output.ended(&ended)?;
     Ok(exit)
+}
+
+/// What goes only with `safety`, or never with it.
+fn check_policy(flags: &SubmitFlags, policy: Policy) -> Result<(), Failure> {
+    match policy {
+        Policy::Safety if flags.unchecked => Err(Failure::usage(
+            "`--unchecked` submits without the look at the farm that the policy `safety` is about",
+        )
+        .hint("leave one of them out; `--policy queue` goes before GRANGE_POLICY")),
+        Policy::Queue | Policy::Permissive if flags.safety_ms.is_some() => {
+            Err(Failure::usage("`--safety-ms` means something only under the policy `safety`")
+                .hint("give `--policy safety`, or `--max-wait` for a job that is to wait"))
+        }
+        Policy::Queue | Policy::Safety | Policy::Permissive => Ok(()),
+    }
 }
 
 /// Found out now, not after an hour's run.
