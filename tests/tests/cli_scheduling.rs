@@ -112,8 +112,8 @@ async fn agents_are_watched_until_ctrl_c() {
         assert_eq!((&line["agent"], line["heartbeat_age_ms"].is_u64()), (&json!("h1"), true));
     }
     grange.run(&["agents", "h2", "--watch"]).await.fails(NOT_FOUND, &["no agent `h2` is up", "is it `h1`?"]);
-    grange.run(&["agents", "unquarantine", "h1", "GPU-0"]).await.fails(
-        NOT_FOUND,
-        &["agent `h1` has no GPU `GPU-0`", "grange agents h1"],
-    );
+    grange
+        .run(&["agents", "unquarantine", "h1", "GPU-0"])
+        .await
+        .fails(NOT_FOUND, &["agent `h1` has no GPU `GPU-0`", "grange agents h1"]);
 }

@@ -20,12 +20,13 @@ const POLICY_VARIABLE: &str = "GRANGE_POLICY";
 /// What is to be done with a job that nobody can start at once.
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// It waits
+    // No doc comments here: with them `--help` becomes three times as long.
+    // It waits.
     #[default]
     Queue,
-    /// It is refused, with what it needs and what there is
+    // It is refused, with what it needs and what there is.
     Safety,
-    /// It starts wherever its plugin is, without a check of resources
+    // It starts wherever its plugin is, without a check of resources.
     Permissive,
 }
 

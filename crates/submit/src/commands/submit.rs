@@ -33,12 +33,15 @@ const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 A value is JSON where it can be (n=3, on=true, list=[1,2], s='\"3\"'), else a text. A file is sent to the object store;
 the plugin gets the path of its copy.
 
+Policies: queue, it waits, up to --max-wait; safety, it is refused where no host can start it now, with what it needs
+and what there is; permissive, it starts on any host that has the plugin, without a check of resources.
+
 Ctrl-C asks whether to leave the job running or to cancel it; where nobody can be asked, it is left (exit code 130).
 
 Examples:
   grange submit echo text='hello world' repeat=3
   grange submit ocr --file page=letter.png --out results
-  grange submit train --args-json @settings.json --priority low --detach")]
+  grange submit train --args-json @settings.json --gpus 2 --vram 40g --on gpu=a100 --priority low --detach")]
 pub(crate) struct SubmitFlags {
     /// The plugin to run
     plugin: PluginName,
@@ -75,7 +78,7 @@ pub(crate) struct SubmitFlags {
     /// Ask for the result only
     #[arg(long)]
     no_stream: bool,
-    /// When nobody can start it now [default: GRANGE_POLICY, else queue]
+    /// What is to be done when nobody can start it now [default: GRANGE_POLICY, else queue]
     #[arg(long, value_enum)]
     policy: Option<Policy>,
     /// Under `safety`: how long a job may wait to be claimed before it is refused, milliseconds [default: 500]
