@@ -3,9 +3,9 @@
 Owns: the order of start-up, and the answer to every frame that is not a run. Never: executing, which other threads
 do; so `cancel` and `ask` are answered while every run blocks.
 
-Threads: the main thread loads the plugin and executes; `grange-reader` reads the link and answers by itself what
-needs no code of the plugin; `grange-control`, started when it is needed, calls `cancel()` and the like, so that one of
-these that hangs does not take the answers about health with it.
+Threads: the main thread loads the plugin and executes; the link is read by it and by `grange-reader` in turn
+(`reading`), and whoever reads answers by itself what needs no code of the plugin; `grange-control`, started when it is
+needed, calls `cancel()` and the like, so that one of these that hangs does not take the answers about health with it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from .link import (
 from .load import Load
 from .plugin import LoadError, Plugin, first_config, load, settle
 from .progress import Board
+from .reading import Reading
 from .runs import Runner
 from .schedule import Schedule
 from .scope import RUNNING, Run
@@ -54,8 +55,9 @@ def serve() -> NoReturn:
         die(EXIT_BROKEN_FRAME, f"broken frame from the agent: {error}")
     link.frame_bytes = first.frame_bytes
     host = Host(link, log, first)
-    threading.Thread(target=host.listen, args=(bodies,), name="grange-reader", daemon=True).start()
-    host.run()
+    reading = Reading(bodies, host.take, host.items)
+    threading.Thread(target=host.listen, args=(reading,), name="grange-reader", daemon=True).start()
+    host.run(reading)
 
 
 class Host:
@@ -66,6 +68,7 @@ class Host:
         self._log = log
         self._first = first
         self._schedule = Schedule(link, first.concurrency)
+        self.items = self._schedule.items
         self._plugin: Plugin | None = None
         self._runner: Runner | None = None
         self._meter = Meter()
@@ -74,7 +77,7 @@ class Host:
 
     # === the main thread ===
 
-    def run(self) -> NoReturn:
+    def run(self, reading: Reading) -> NoReturn:
         """Load the plugin, then execute."""
         first = self._first
         try:
@@ -86,7 +89,7 @@ class Host:
         board = Board(self._link)
         self._runner = Runner(self._link, self._log, board, plugin, first.inline_bytes, alone=first.concurrency == 1)
         self._link.write(self._ready(plugin))
-        self._schedule.work(self._runner)
+        self._schedule.work(self._runner, reading)
 
     def _ready(self, plugin: Plugin) -> bytes:
         return self._packed(
@@ -122,26 +125,28 @@ class Host:
             parts.append(f'"{name}":{value if isinstance(value, _Raw) else to_json(value)}')
         return self._link.pack("{" + ",".join(parts) + "}")
 
-    # === the reader thread ===
+    # === whoever reads ===
 
-    def listen(self, bodies: Any) -> NoReturn:
-        """Handle frames until the link ends, and the process with it."""
-        schedule, window = self._schedule, self._first.window
+    def listen(self, reading: Reading) -> NoReturn:
+        """Read in the place of the main thread until the link ends, and the process with it."""
         try:
-            for body in bodies:
-                frame = parse(body)
-                kind = frame["t"]
-                if kind == "run":
-                    schedule.submit(Run(_checked_run(frame), window, b'"$bytes"' in body))
-                    continue
-                handler = _HANDLERS.get(kind)
-                if handler is not None:
-                    handler(self, frame)
+            reading.stand_in()
         except BrokenFrameError as error:
             die(EXIT_BROKEN_FRAME, f"broken frame from the agent: {error}")
         except BaseException as error:
             die(EXIT_BUG, f"the worker itself failed: {describe(error, whole=True)['traceback']}")
         raise AssertionError("the link never just stops")
+
+    def take(self, body: bytes) -> None:
+        """Handle one frame."""
+        frame = parse(body)
+        kind = frame["t"]
+        if kind == "run":
+            self._schedule.submit(Run(_checked_run(frame), self._first.window, b'"$bytes"' in body))
+            return
+        handler = _HANDLERS.get(kind)
+        if handler is not None:
+            handler(self, frame)
 
     def _on_credit(self, frame: dict[str, Any]) -> None:
         run = self._schedule.find(_integer(frame, "run"))

@@ -2,8 +2,9 @@
 
 Owns: the runs that are waiting or running, and their order. Never: what a run does.
 
-The reader thread puts in; the main thread, and as many others as the plugin allows, take out. An action (configure,
-release, exit) keeps its place in the order: it waits for every run before it, and every run after it waits for it.
+Whoever reads the link puts in; the main thread, and as many others as the plugin allows, take out. An action
+(configure, release, exit) keeps its place in the order: it waits for every run before it, and every run after it waits
+for it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from queue import SimpleQueue
 from typing import Callable, NoReturn
 
 from .failures import describe
-from .link import EXIT_BUG, BrokenFrameError, Link, die
+from .link import EXIT_BROKEN_FRAME, EXIT_BUG, BrokenFrameError, Link, die
+from .reading import Reading
 from .runs import Runner
 from .scope import DROPPED, RUNNING, WAITING, Run
 
@@ -27,7 +29,7 @@ class Schedule:
     def __init__(self, link: Link, concurrency: int) -> None:
         self._link = link
         self._concurrency = concurrency
-        self._items: SimpleQueue[Run | Action] = SimpleQueue()
+        self.items: SimpleQueue[Run | Action] = SimpleQueue()
         self._turn = threading.Lock()  # whoever holds it takes the next item
         self._phases = threading.Lock()
         self._idle = threading.Condition(self._phases)
@@ -52,11 +54,11 @@ class Schedule:
         self._known[run.id] = run
         self.received += 1
         run.waited = len(self._known) > self._concurrency
-        self._items.put(run)
+        self.items.put(run)
 
     def when_idle(self, action: Action) -> None:
         """Take something that has to be done while no run executes."""
-        self._items.put(action)
+        self.items.put(action)
 
     def find(self, number: int) -> Run | None:
         """Return a run that has not ended."""
@@ -71,23 +73,27 @@ class Schedule:
         self._known.pop(run.id, None)
         return True
 
-    def work(self, runner: Runner) -> NoReturn:
+    def work(self, runner: Runner, reading: Reading) -> NoReturn:
         """Execute, on this thread and on as many others as it takes."""
+        if self._concurrency == 1:
+            reading.share()
         for number in range(1, self._concurrency):
             name = f"grange-run-{number}"
-            threading.Thread(target=self._execute, args=(runner,), name=name, daemon=True).start()
-        self._execute(runner)
+            threading.Thread(target=self._execute, args=(runner, reading), name=name, daemon=True).start()
+        self._execute(runner, reading)
 
-    def _execute(self, runner: Runner) -> NoReturn:
+    def _execute(self, runner: Runner, reading: Reading) -> NoReturn:
         try:
-            self._execute_all(runner)
+            self._execute_all(runner, reading)
+        except BrokenFrameError as error:
+            die(EXIT_BROKEN_FRAME, f"broken frame from the agent: {error}")
         except BaseException as error:
             die(EXIT_BUG, f"the worker itself failed: {describe(error, whole=True)['traceback']}")
 
-    def _execute_all(self, runner: Runner) -> NoReturn:
+    def _execute_all(self, runner: Runner, reading: Reading) -> NoReturn:
         while True:
             with self._turn:
-                item = self._items.get()
+                item = reading.next_item()
                 if not isinstance(item, Run):
                     self._act(item)
                     continue

@@ -21,6 +21,7 @@ const FILES: [(&str, &str); 16] = source![
     "output.py",
     "plugin.py",
     "progress.py",
+    "reading.py",
     "runs.py",
     "schedule.py",
     "scope.py",
