@@ -10,7 +10,7 @@ macro_rules! source {
 }
 
 /// Every file of the package.
-const FILES: [(&str, &str); 16] = source![
+const FILES: [(&str, &str); 17] = source![
     "__init__.py",
     "__main__.py",
     "failures.py",
