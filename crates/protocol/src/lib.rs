@@ -6,6 +6,7 @@
 // Every word and every input has a defined answer: no arm may swallow a variant that comes later.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod admission;
 pub mod capacity;
 pub mod class;
 pub mod event;

@@ -140,6 +140,9 @@ pub struct WorkerStatus {
     /// Runs going on.
     #[serde(default)]
     pub running: u32,
+    /// Runs that fit at one time; 0: not said.
+    #[serde(default)]
+    pub slots: u32,
     /// Since when it is idle, milliseconds ago; 0 while it is not.
     #[serde(default)]
     pub idle_ms: u64,
