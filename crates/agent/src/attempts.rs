@@ -2,6 +2,7 @@
 //!
 //! One function, one order, so that it cannot be done in another: events, files, record, ticket.
 
+use crate::bells::bell_of;
 use crate::claims::Claims;
 use crate::clock::unix_ms;
 use crate::events::EventLog;
@@ -230,8 +231,7 @@ impl Settlement {
 
 /// Rings the bell of a ticket that waits again.
 pub async fn ring(claims: &Claims, ticket: &str) {
-    let bell = ticket.replacen("grange.jobs.", "grange.bell.", 1);
-    if let Err(error) = claims.broker.client().publish(bell, Bytes::new()).await {
+    if let Err(error) = claims.broker.client().publish(bell_of(ticket), Bytes::new()).await {
         tracing::debug!(ticket, %error, "bell not rung; a sweep will find the ticket");
     }
 }

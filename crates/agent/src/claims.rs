@@ -107,7 +107,7 @@ impl Claims {
 
     async fn round(&self, delivery: &Delivery, ahead: bool) -> Result<ClaimEnd, Error> {
         let stored = self.ledger.read(&delivery.key).await?;
-        let ticket = Delivered { lane: &delivery.lane, base: delivery.base };
+        let ticket = Delivered { lane: &delivery.queue.lane, base: delivery.base };
         let mut verdict = judge(ticket, &stored, &self.me, 0, None);
         if matches!(verdict, Verdict::AskHeartbeat(_) | Verdict::Held { .. }) {
             let holder = match &stored {
@@ -129,7 +129,7 @@ impl Claims {
                 Ok(ClaimEnd::Won(Box::new(record), sequence))
             }
             Verdict::Moved { lane, expect } => {
-                priority::forward(&self.broker, &delivery.key, &delivery.lane, &lane, expect).await?;
+                priority::forward(&self.broker, &delivery.key, &delivery.queue.lane, &lane, expect).await?;
                 Ok(self.ended(delivery).await)
             }
             Verdict::Mine => match stored {

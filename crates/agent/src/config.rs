@@ -3,10 +3,13 @@
 //! Resolution is a function of (arguments, environment, file text): tests never touch the process's environment.
 
 mod host;
+mod limits;
+mod scheduling;
 
 pub use host::{FixedGpu, GpuConfig, InventoryConfig, Overrun, ReserveConfig};
+pub use limits::Limits;
+pub use scheduling::SchedulingConfig;
 
-use grange_protocol::limit::{INLINE_BYTES, LEASE_RANGE_S, LEASE_S, MAX_FRAME_BYTES};
 use grange_protocol::name::AgentName;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -63,49 +66,6 @@ impl Default for ObjectsConfig {
     }
 }
 
-/// Limits on everything that comes from outside.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Largest result or chunk that travels inside a message, bytes; what is above goes to the store.
-    pub inline_bytes: usize,
-    /// Largest frame of a worker, bytes; above, the worker is ended.
-    pub frame_bytes: usize,
-    /// Chunks of one run that may be on their way; then the plugin waits.
-    pub chunk_window: u32,
-    /// Bytes of one run that may be on their way to the broker; then the worker is not read.
-    pub event_buffer_bytes: usize,
-    /// Most log bytes kept of one attempt; more is counted, not kept.
-    pub log_max_bytes: u64,
-    /// Longest log line, bytes; more is cut.
-    pub log_line_max_bytes: usize,
-    /// Largest file of a result, bytes; above, the job fails.
-    pub output_max_bytes: u64,
-    /// How long a drain may take before running jobs are handed back, seconds.
-    pub drain_grace_s: u64,
-    /// The lease of a job that asks for none, seconds.
-    pub lease_s: u32,
-    /// Longest time that building an environment may take, seconds.
-    pub environment_build_s: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            inline_bytes: INLINE_BYTES,
-            frame_bytes: MAX_FRAME_BYTES,
-            chunk_window: 1024,
-            event_buffer_bytes: 8 << 20,
-            log_max_bytes: 16 << 20,
-            log_line_max_bytes: 16 << 10,
-            output_max_bytes: 1 << 40,
-            drain_grace_s: 60,
-            lease_s: LEASE_S,
-            environment_build_s: 1500,
-        }
-    }
-}
-
 /// All of it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -134,6 +94,8 @@ pub struct Config {
     pub gpu: GpuConfig,
     /// Limits.
     pub limits: Limits,
+    /// What goes first.
+    pub scheduling: SchedulingConfig,
 }
 
 impl Default for Config {
@@ -151,6 +113,7 @@ impl Default for Config {
             reserve: ReserveConfig::default(),
             gpu: GpuConfig::default(),
             limits: Limits::default(),
+            scheduling: SchedulingConfig::default(),
         }
     }
 }
@@ -297,14 +260,8 @@ impl Config {
         }
         self.gpu.check(&range)?;
         self.inventory.check()?;
-        let limits = &self.limits;
-        range("limits.inline_bytes", limits.inline_bytes as u64, 1, 900_000)?;
-        range("limits.frame_bytes", limits.frame_bytes as u64, 64 << 10, 1 << 30)?;
-        range("limits.chunk_window", limits.chunk_window.into(), 1, 1 << 20)?;
-        range("limits.event_buffer_bytes", limits.event_buffer_bytes as u64, 64 << 10, 1 << 30)?;
-        range("limits.log_line_max_bytes", limits.log_line_max_bytes as u64, 80, 512 << 10)?;
-        let lease = LEASE_RANGE_S;
-        range("limits.lease_s", limits.lease_s.into(), (*lease.start()).into(), (*lease.end()).into())
+        self.limits.check(&range)?;
+        self.scheduling.check(&range)
     }
 
     /// The checked name.

@@ -9,9 +9,9 @@ use async_nats::service::{Request, Service, ServiceExt};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use grange_protocol::ownership::Stored;
-use grange_protocol::status::{CancelOrder, ControlAnswer};
+use grange_protocol::status::{CancelOrder, ControlAnswer, UnquarantineOrder};
 use grange_protocol::subject::JobKey;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Begins to answer. The service ends when it is dropped.
 pub async fn open(claims: Claims, news: mpsc::Sender<HouseEvent>) -> Result<Service, async_nats::Error> {
@@ -25,6 +25,7 @@ pub async fn open(claims: Claims, news: mpsc::Sender<HouseEvent>) -> Result<Serv
     let group = service.group(format!("grange.ctl.{}", claims.me.agent));
     let mut cancels = group.endpoint("cancel").await?;
     let mut drains = group.endpoint("drain").await?;
+    let mut unquarantines = group.endpoint("unquarantine").await?;
     tokio::spawn(async move {
         loop {
             tokio::select! {
@@ -33,6 +34,7 @@ pub async fn open(claims: Claims, news: mpsc::Sender<HouseEvent>) -> Result<Serv
                     let told = news.send(HouseEvent::Drain).await.is_ok();
                     answer(request, told, "draining: nothing new is taken, what runs is finished").await;
                 }
+                Some(request) = unquarantines.next() => unquarantine(&news, request).await,
                 else => return,
             }
         }
@@ -59,6 +61,22 @@ async fn cancel(claims: &Claims, news: &mpsc::Sender<HouseEvent>, request: Reque
     }
     let told = news.send(HouseEvent::CancelRequested(key)).await.is_ok();
     answer(request, told, "the run is asked to stop").await;
+}
+
+/// An empty body means every GPU.
+async fn unquarantine(news: &mpsc::Sender<HouseEvent>, request: Request) {
+    let body = &request.message.payload;
+    let order = if body.is_empty() { Ok(UnquarantineOrder::default()) } else { serde_json::from_slice(body) };
+    let order = match order {
+        Ok(order) => order,
+        Err(error) => return answer(request, false, &format!("the order cannot be read: {error}")).await,
+    };
+    let (reply, replied) = oneshot::channel();
+    let told = news.send(HouseEvent::Unquarantine(order.gpu, reply)).await;
+    match (told, replied.await) {
+        (Ok(()), Ok(said)) => answer(request, said.ok, &said.message).await,
+        _ => answer(request, false, "the agent is going down").await,
+    }
 }
 
 async fn answer(request: Request, ok: bool, message: &str) {

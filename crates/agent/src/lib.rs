@@ -3,6 +3,7 @@
 //! Owns the IO around `grange-dispatch`: every decision about jobs is made there. `house` performs what was decided.
 
 pub mod attempts;
+pub mod bells;
 pub mod cache;
 pub mod causes;
 pub mod claims;

@@ -4,12 +4,14 @@ use crate::claims::ClaimEnd;
 use crate::gone::Gone;
 use crate::plugins::Prepared;
 use crate::tickets::Arrival;
-use grange_dispatch::WorkerId;
+use grange_dispatch::{Ear, Facts, WorkerId};
 use grange_protocol::failure::Failure;
 use grange_protocol::frame::{Raised, Ready};
 use grange_protocol::json::Json;
-use grange_protocol::name::PluginName;
-use grange_protocol::subject::{JobKey, Lane};
+use grange_protocol::name::{JobId, Owner, PluginName};
+use grange_protocol::status::ControlAnswer;
+use grange_protocol::subject::{JobKey, Queue};
+use tokio::sync::oneshot;
 
 /// Most news that wait; then their senders do.
 pub const NEWS_CAPACITY: usize = 4096;
@@ -65,14 +67,62 @@ pub enum WorkerEvent {
     Closed,
 }
 
+/// A bell that rang: a ticket was published to a queue, or waits there again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bell {
+    /// Which queue.
+    pub queue: Queue,
+    /// Whose ticket.
+    pub job: JobId,
+    /// How it was heard.
+    pub ear: Ear,
+    /// How often it was passed on.
+    pub hops: u32,
+}
+
+/// How a pull ended that brought less than it asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullEnd {
+    /// There was no more.
+    Empty,
+    /// The queue has no consumer, or it was removed meanwhile. `waited`: a bell had rung, so there is a ticket.
+    NoConsumer {
+        /// Whether the pull waited.
+        waited: bool,
+    },
+}
+
+/// What became of making a queue's consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// It is there.
+    Open,
+    /// It could not be made, for this reason.
+    Failed(String),
+    /// The stream has as many as it may, as the server says it.
+    Full(String),
+}
+
 /// One piece of news.
 pub enum HouseEvent {
-    /// A ticket was published to a lane.
-    Bell(Lane),
+    /// A bell rang.
+    Bell(Bell),
     /// A pull brought something.
     Arrived(Box<Arrival>),
     /// A pull ended with less than it asked for.
-    PullEnded(Lane),
+    PullEnded(Queue, PullEnd),
+    /// A queue's consumer was made, or could not be.
+    Opened(Queue, Opening),
+    /// These queues have consumers.
+    Queues(Vec<Queue>),
+    /// The farm's streams are not there, or the broker does not say; asked again.
+    NoStreams(String),
+    /// This host may save up for a queue, by the reservation of this revision; None: it may not.
+    Saving(Queue, Option<u64>),
+    /// What the housekeeper's overview says.
+    Facts(Box<Facts>),
+    /// An owner has as many attempts running on the farm as it may.
+    OwnerFull(Owner),
     /// A claim was decided.
     Claimed(JobKey, Box<ClaimEnd>),
     /// Arguments are ready: positional and named, with paths in the places of objects.
@@ -95,4 +145,6 @@ pub enum HouseEvent {
     Reconnected,
     /// An operator wants the agent to drain.
     Drain,
+    /// An operator says that a GPU may be used again (None: every one); this is where the answer goes.
+    Unquarantine(Option<String>, oneshot::Sender<ControlAnswer>),
 }

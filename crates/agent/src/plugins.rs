@@ -5,6 +5,7 @@
 use crate::causes;
 use crate::config::Limits;
 use crate::environment::Environments;
+use crate::learned;
 use crate::supervise::Program;
 use grange_protocol::frame::{LINK_PROTOCOL, Load};
 use grange_protocol::limit::MAX_MANIFEST_BYTES;
@@ -37,6 +38,8 @@ const PASSED: [&str; 16] = [
 /// And by how the name begins.
 const PASSED_PREFIXES: [&str; 9] =
     ["LC_", "XDG_", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "HF_HUB_", "PYTHONHASHSEED"];
+/// What CUDA reads: the GPUs that a process sees.
+const VISIBLE_GPUS: &str = "CUDA_VISIBLE_DEVICES";
 /// Longest time that asking an interpreter for its place may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -54,8 +57,6 @@ pub struct Launch {
 pub enum Prepared {
     /// It can run.
     Ready(Launch),
-    /// It waits for this; it is tried again.
-    Waits(String),
     /// It cannot, for this reason.
     Failed(String),
 }
@@ -73,6 +74,8 @@ pub struct Plugin {
     pub reason: String,
     /// How it is started, once it can.
     pub launch: Option<Launch>,
+    /// The name of its configuration in what is learned of it.
+    pub configuration: String,
 }
 
 /// What the folders hold.
@@ -130,7 +133,9 @@ impl Discovered {
                 let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
                 let name = manifest.name.clone();
                 let reason = "waits to be prepared".to_owned();
-                let plugin = Plugin { manifest, folder, state: PluginState::Preparing, reason, launch: None };
+                let configuration = learned::digest(manifest.config.as_ref());
+                let state = PluginState::Preparing;
+                let plugin = Plugin { manifest, folder, state, reason, launch: None, configuration };
                 self.plugins.insert(name, plugin);
             }
         }
@@ -222,8 +227,10 @@ async fn real_interpreter(python: &str) -> Result<PathBuf, String> {
 }
 
 impl Plugin {
-    /// What its worker process is started with. `host_env` is the agent's environment.
-    pub fn program(&self, launch: &Launch, host_env: &BTreeMap<String, String>) -> Program {
+    /// What its worker process is started with. `host_env` is the agent's environment; `gpus` are those that it was
+    /// given. Only a plugin whose manifest says nothing of resources, and whose jobs do not either, sees what the host
+    /// or its manifest shows it.
+    pub fn program(&self, launch: &Launch, host_env: &BTreeMap<String, String>, gpus: &[String]) -> Program {
         let passed = |name: &&String| {
             PASSED.contains(&name.as_str()) || PASSED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         };
@@ -234,6 +241,9 @@ impl Plugin {
             .collect();
         env.insert("GRANGE_PLUGIN".to_owned(), self.manifest.name.to_string());
         env.extend(self.manifest.env_vars.clone());
+        if self.manifest.resources.is_some() || !gpus.is_empty() {
+            env.insert(VISIBLE_GPUS.to_owned(), gpus.join(","));
+        }
         Program { command: launch.command.clone(), env, folder: self.folder.clone() }
     }
 
@@ -292,8 +302,30 @@ mod tests {
         ];
         let host = host.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let launch = Launch { command: vec!["x".into()], paths: vec![] };
-        let env = found.plugins.values().next().unwrap().program(&launch, &host).env;
+        let env = found.plugins.values().next().unwrap().program(&launch, &host, &[]).env;
         let names: Vec<&str> = env.keys().map(String::as_str).collect();
         assert_eq!(names, ["A", "GRANGE_PLUGIN", "LC_ALL", "PATH"]);
+    }
+
+    #[test]
+    fn a_worker_sees_the_gpus_that_it_was_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = |name: &str, resources: &str| {
+            format!(
+                r#"{{"name":"{name}","module":"m","class":"C","env_vars":{{"CUDA_VISIBLE_DEVICES":"7"}}{resources}}}"#
+            )
+        };
+        write(folder.path(), "asks.json", &manifest("asks", r#","resources":{"ram_mb":1}"#));
+        write(folder.path(), "silent.json", &manifest("silent", ""));
+        let found = discover(&[folder.path().into()]).plugins;
+        let launch = Launch { command: vec!["x".into()], paths: vec![] };
+        let seen = |name: &str, gpus: &[&str]| {
+            let gpus: Vec<String> = gpus.iter().map(|gpu| (*gpu).to_owned()).collect();
+            found[name].program(&launch, &BTreeMap::new(), &gpus).env[VISIBLE_GPUS].clone()
+        };
+        assert_eq!(seen("asks", &["GPU-a", "GPU-b"]), "GPU-a,GPU-b");
+        assert_eq!(seen("asks", &[]), "");
+        assert_eq!(seen("silent", &["GPU-a"]), "GPU-a");
+        assert_eq!(seen("silent", &[]), "7");
     }
 }

@@ -1,49 +1,50 @@
-//! Bells and pulls: hears that tickets were published, asks lanes for them, and passes on what comes.
+//! Pulls: asks queues for tickets, and passes on what comes.
 //!
 //! One inbox for the whole life of the connection; it is never unsubscribed, and a pull is never cancelled, so nothing
-//! that was delivered is lost. Never decides which lane to ask.
+//! that was delivered is lost. Never decides which queue to ask.
 
 use crate::clock::boot_ms;
-use crate::news::HouseEvent;
-use crate::tickets::{self, Arrival};
-use async_nats::{Client, Subject, Subscriber};
+use crate::news::{HouseEvent, PullEnd};
+use crate::tickets;
+use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use grange_protocol::name::{Class, PluginName};
-use grange_protocol::subject::{Lane, bells, parse_ticket};
+use grange_protocol::subject::Queue;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 
 /// A pull after a bell waits so long: the republished header can overtake the consumer's count.
 const WAIT_MS: u64 = 100;
 /// A pull that nobody answered is over after this, milliseconds beyond its own time.
 const OVERDUE_MS: u64 = 3_000;
-/// Agents of a farm share the bells.
-const BELL_GROUP: &str = "agents";
+/// Status: nobody takes pulls of this queue.
+const NO_RESPONDERS: u16 = 503;
+/// Status: the pull ends; its text says why.
+const ENDED: u16 = 409;
 
 /// A pull that is out.
 struct Out {
+    number: u64,
     left: u32,
+    waits: bool,
     over_at_ms: u64,
 }
 
-/// Lanes that were ever asked, by their place in the list: an answer's subject ends in it.
+/// What is out: one pull of each queue. The subject of an answer ends in the pull's number, so that what comes late of
+/// an earlier pull does not end a later one.
 #[derive(Default)]
 struct Asked {
-    lanes: Vec<Lane>,
-    places: HashMap<Lane, usize>,
-    out: HashMap<Lane, Out>,
+    newest: u64,
+    out: HashMap<Queue, Out>,
+    queues: HashMap<u64, Queue>,
 }
 
-/// The agent's end of the queue.
+/// The agent's end of the queues.
 pub struct Pulls {
     client: Client,
     inbox: String,
     asked: Arc<Mutex<Asked>>,
-    news: mpsc::Sender<HouseEvent>,
-    ears: HashMap<(Class, PluginName), AbortHandle>,
 }
 
 impl Pulls {
@@ -55,110 +56,97 @@ impl Pulls {
         let inbox = client.new_inbox();
         let arriving = client.subscribe(format!("{inbox}.*")).await?;
         let asked = Arc::<Mutex<Asked>>::default();
-        tokio::spawn(receive(arriving, asked.clone(), news.clone()));
-        Ok(Self { client, inbox, asked, news, ears: HashMap::new() })
+        tokio::spawn(receive(arriving, asked.clone(), news));
+        Ok(Self { client, inbox, asked })
     }
 
-    /// Hears the bells of exactly these pairs.
-    pub async fn listen(&mut self, pairs: &[(Class, PluginName)]) -> Result<(), async_nats::SubscribeError> {
-        self.ears.retain(|pair, ear| {
-            let kept = pairs.contains(pair);
-            if !kept {
-                ear.abort();
-            }
-            kept
-        });
-        for pair in pairs {
-            if !self.ears.contains_key(pair) {
-                let heard =
-                    self.client.queue_subscribe(bells(&pair.0, &pair.1), BELL_GROUP.to_owned()).await?;
-                let ear = tokio::spawn(hear(heard, self.news.clone()));
-                self.ears.insert(pair.clone(), ear.abort_handle());
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks a lane for at most `batch` tickets. An ask that could not be sent ends by itself, as overdue.
-    pub async fn pull(&self, lane: &Lane, batch: u32, wait: bool) {
-        let place = self.asked.lock().unwrap_or_else(PoisonError::into_inner).ask(lane, batch, wait);
+    /// Asks a queue for at most `batch` tickets. An ask that could not be sent ends by itself, as overdue.
+    pub async fn pull(&self, queue: &Queue, batch: u32, wait: bool) {
+        let number = lock(&self.asked).ask(queue, batch, wait);
         let body = if wait {
             format!("{{\"batch\":{batch},\"expires\":{}}}", WAIT_MS * 1_000_000)
         } else {
             format!("{{\"batch\":{batch},\"no_wait\":true}}")
         };
-        let reply = format!("{}.{place}", self.inbox);
-        let sent = self.client.publish_with_reply(lane.pull(), reply, Bytes::from(body)).await;
+        let reply = format!("{}.{number}", self.inbox);
+        let sent = self.client.publish_with_reply(queue.pull(), reply, Bytes::from(body)).await;
         if let Err(error) = sent {
-            tracing::debug!(%lane, %error, "pull not sent");
+            tracing::debug!(%queue, %error, "pull not sent");
         }
     }
 
-    /// Lanes whose pull was not answered in time; they count as ended.
-    pub fn overdue(&self) -> Vec<Lane> {
+    /// Queues whose pull was not answered in time; they count as ended.
+    pub fn overdue(&self) -> Vec<Queue> {
         let now = boot_ms();
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let late: Vec<Lane> =
-            asked.out.iter().filter(|(_, out)| out.over_at_ms <= now).map(|(lane, _)| lane.clone()).collect();
-        for lane in &late {
-            asked.out.remove(lane);
+        let mut asked = lock(&self.asked);
+        let late = asked.out.iter().filter(|(_, out)| out.over_at_ms <= now);
+        let late: Vec<Queue> = late.map(|(queue, _)| queue.clone()).collect();
+        for queue in &late {
+            asked.close(queue);
         }
         late
     }
 
     /// The connection was lost: every pull is gone.
     pub fn forget(&self) {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).out.clear();
+        let mut asked = lock(&self.asked);
+        asked.out.clear();
+        asked.queues.clear();
     }
 }
 
+fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
+    asked.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Asked {
-    fn ask(&mut self, lane: &Lane, batch: u32, wait: bool) -> usize {
+    fn ask(&mut self, queue: &Queue, batch: u32, wait: bool) -> u64 {
+        self.close(queue);
+        self.newest += 1;
         let own_time = if wait { WAIT_MS } else { 0 };
-        let out = Out { left: batch, over_at_ms: boot_ms() + own_time + OVERDUE_MS };
-        self.out.insert(lane.clone(), out);
-        if let Some(place) = self.places.get(lane) {
-            return *place;
+        let over_at_ms = boot_ms() + own_time + OVERDUE_MS;
+        self.out.insert(queue.clone(), Out { number: self.newest, left: batch, waits: wait, over_at_ms });
+        self.queues.insert(self.newest, queue.clone());
+        self.newest
+    }
+
+    fn close(&mut self, queue: &Queue) {
+        if let Some(out) = self.out.remove(queue) {
+            self.queues.remove(&out.number);
         }
-        self.lanes.push(lane.clone());
-        self.places.insert(lane.clone(), self.lanes.len() - 1);
-        self.lanes.len() - 1
     }
 
     /// A ticket came.
-    fn came(&mut self, lane: &Lane) {
-        if let Some(out) = self.out.get_mut(lane) {
+    fn came(&mut self, queue: &Queue) {
+        if let Some(out) = self.out.get_mut(queue) {
             out.left = out.left.saturating_sub(1);
             if out.left == 0 {
-                self.out.remove(lane);
+                self.close(queue);
             }
         }
     }
 
-    /// A status came: the pull of this place is over.
-    fn over(&mut self, subject: &Subject) -> Option<Lane> {
-        let place: usize = subject.rsplit('.').next()?.parse().ok()?;
-        let lane = self.lanes.get(place)?.clone();
-        self.out.remove(&lane).map(|_| lane)
+    /// A status came: the pull of this number is over. Its queue, and whether it waited.
+    fn over(&mut self, number: u64) -> Option<(Queue, bool)> {
+        let queue = self.queues.remove(&number)?;
+        let out = self.out.remove(&queue)?;
+        Some((queue, out.waits))
     }
 }
 
 /// Passes on what the inbox brings, in its order.
 async fn receive(mut arriving: Subscriber, asked: Arc<Mutex<Asked>>, news: mpsc::Sender<HouseEvent>) {
     while let Some(message) = arriving.next().await {
-        let event = if message.status.is_some() {
-            let over = asked.lock().unwrap_or_else(PoisonError::into_inner).over(&message.subject);
-            over.map(HouseEvent::PullEnded)
-        } else {
-            let arrival = tickets::read(&message);
-            if let Some(arrival) = &arrival {
-                let lane = match arrival {
-                    Arrival::Ticket(delivery) => &delivery.lane,
-                    Arrival::Unusable(unusable) => &unusable.lane,
-                };
-                asked.lock().unwrap_or_else(PoisonError::into_inner).came(lane);
+        let event = match message.status.map(|status| status.as_u16()) {
+            Some(status) => {
+                let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
+                let queue = number.and_then(|number| lock(&asked).over(number));
+                queue.map(|(queue, waited)| HouseEvent::PullEnded(queue, end_of(status, &message, waited)))
             }
-            arrival.map(|arrival| HouseEvent::Arrived(Box::new(arrival)))
+            None => tickets::read(&message).map(|arrival| {
+                lock(&asked).came(arrival.queue());
+                HouseEvent::Arrived(Box::new(arrival))
+            }),
         };
         if let Some(event) = event
             && news.send(event).await.is_err()
@@ -168,12 +156,43 @@ async fn receive(mut arriving: Subscriber, asked: Arc<Mutex<Asked>>, news: mpsc:
     }
 }
 
-/// Passes on the bells of one pair.
-async fn hear(mut heard: Subscriber, news: mpsc::Sender<HouseEvent>) {
-    while let Some(message) = heard.next().await {
-        let Ok((lane, _)) = parse_ticket(&message.subject) else { continue };
-        if news.send(HouseEvent::Bell(lane)).await.is_err() {
-            return;
-        }
+fn end_of(status: u16, message: &Message, waited: bool) -> PullEnd {
+    let says = |text: &str| message.description.as_ref().is_some_and(|said| said.contains(text));
+    match status {
+        NO_RESPONDERS => PullEnd::NoConsumer { waited },
+        ENDED if says("Consumer Deleted") => PullEnd::NoConsumer { waited },
+        _ => PullEnd::Empty,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(owner: &str) -> Queue {
+        Queue::parse(&format!("default:normal:ocr:{owner}")).unwrap()
+    }
+
+    #[test]
+    fn what_comes_late_of_an_earlier_pull_ends_no_later_one() {
+        let mut asked = Asked::default();
+        let first = asked.ask(&queue("a"), 2, true);
+        asked.close(&queue("a"));
+        let second = asked.ask(&queue("a"), 2, true);
+        assert_eq!(asked.over(first), None);
+        assert_eq!(asked.over(second), Some((queue("a"), true)));
+        assert_eq!(asked.over(second), None);
+    }
+
+    #[test]
+    fn a_pull_is_over_with_its_last_ticket() {
+        let mut asked = Asked::default();
+        let number = asked.ask(&queue("a"), 2, false);
+        let other = asked.ask(&queue("b"), 1, false);
+        asked.came(&queue("a"));
+        asked.came(&queue("a"));
+        asked.came(&queue("a"));
+        assert_eq!((asked.over(number), asked.over(other)), (None, Some((queue("b"), false))));
+        assert!(asked.out.is_empty() && asked.queues.is_empty(), "nothing is kept of what is over");
     }
 }

@@ -1,5 +1,6 @@
 //! One life of an agent: come up, work until told to leave, leave.
 
+use crate::bells::Bells;
 use crate::cache::Cache;
 use crate::claims::Claims;
 use crate::clock::unix_ms;
@@ -8,6 +9,7 @@ use crate::environment::{Environments, find_uv};
 use crate::heartbeat::farewell;
 use crate::house::{House, Rooms};
 use crate::journal::{Entry, Journal};
+use crate::learned::Table;
 use crate::lease::Lease;
 use crate::news::{HouseEvent, NEWS_CAPACITY};
 use crate::plugins::{Workshop, discover};
@@ -61,6 +63,7 @@ pub async fn run(config: Config, environment: BTreeMap<String, String>, host: St
         .await
         .map_err(|e| anyhow::anyhow!("control subjects: {e}"))?;
     recover(&mut house, &leftovers).await?;
+    house.looked().await;
     house.prepare_plugins();
     house.heartbeat();
     tracing::info!(agent = %house.claims.me.agent, "agent is up");
@@ -121,6 +124,9 @@ async fn come_up(config: Config, environment: BTreeMap<String, String>, host: St
     let (journal, leftovers) = Journal::open(&config.state_dir.join("journal"))?;
     let (news, heard) = mpsc::channel(NEWS_CAPACITY);
     let pulls = Pulls::open(broker.client().clone(), news.clone()).await?;
+    let bells = Bells::new(broker.client().clone(), news.clone());
+    let rooms = Rooms::new(&config);
+    let inventory = inventory::start(&config, &host, rooms.began()).await?;
     tokio::spawn(watch_reconnects(broker, news.clone()));
     let found = discover(&config.plugin_folders);
     let path = environment.get("PATH").map(String::as_str);
@@ -136,15 +142,17 @@ async fn come_up(config: Config, environment: BTreeMap<String, String>, host: St
             .context("the universal worker cannot be laid out")?,
     };
     let house = House {
-        inventory: inventory::start(&config.inventory),
+        inventory,
+        learned: Table::default(),
         lease: Arc::new(Lease::begin()),
         plugins: found.plugins,
         notices: found.notices,
         started_ms: unix_ms(),
-        rooms: Rooms::new(),
+        rooms,
         config,
         claims,
         pulls,
+        bells,
         objects,
         cache,
         journal,
@@ -187,13 +195,18 @@ async fn work(
     let mut ticks = interval(TICK);
     let mut beats = interval(Duration::from_millis(HEARTBEAT_MS));
     let mut words = interval(KEEP_ALIVE);
+    let mut looks = house.inventory.looks.clone();
     let mut told = 0;
     let mut stop_at: Option<Instant> = None;
     while !house.is_leaving() {
+        // What is wanted later than the next tick is asked again then.
+        let wanted = house.wanted_in_ms().map(Duration::from_millis).filter(|pause| *pause < TICK);
         let patience = stop_at.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         tokio::select! {
             Some(event) = news.recv() => house.hear(event).await,
             _ = ticks.tick() => house.tick().await,
+            () = tokio::time::sleep(wanted.unwrap_or(TICK)), if wanted.is_some() => house.wake().await,
+            Ok(()) = looks.changed() => house.looked().await,
             _ = beats.tick() => house.heartbeat(),
             _ = words.tick() => {
                 house.keep_alive().await;

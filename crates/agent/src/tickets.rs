@@ -1,16 +1,18 @@
 //! What a pull brings: a ticket, or something that pretends to be one.
 
 use async_nats::Message;
+use grange_protocol::class::{Meaning, class_of, read as read_class};
 use grange_protocol::json::Json;
-use grange_protocol::name::{Class, PluginName};
-use grange_protocol::subject::{JobKey, Lane, STATE_HEADER, parse_ticket};
-use grange_protocol::ticket::{Priority, Ticket};
+use grange_protocol::name::Class;
+use grange_protocol::resource::ResourceRequest;
+use grange_protocol::subject::{JobKey, Queue, STATE_HEADER, parse_ticket};
+use grange_protocol::ticket::Ticket;
 
 /// A ticket that was delivered.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// The lane it lay in.
-    pub lane: Lane,
+    /// The queue it lay in.
+    pub queue: Queue,
     /// The job.
     pub key: JobKey,
     /// What it says.
@@ -28,8 +30,8 @@ pub struct Delivery {
 /// Something that cannot be run.
 #[derive(Clone, Debug)]
 pub struct Unusable {
-    /// The lane it lay in.
-    pub lane: Lane,
+    /// The queue it lay in.
+    pub queue: Queue,
     /// The job, if its subject names one.
     pub key: Option<JobKey>,
     /// Its own subject.
@@ -53,6 +55,16 @@ pub enum Arrival {
     Ticket(Box<Delivery>),
     /// No ticket.
     Unusable(Box<Unusable>),
+}
+
+impl Arrival {
+    /// The queue it lay in.
+    pub fn queue(&self) -> &Queue {
+        match self {
+            Self::Ticket(delivery) => &delivery.queue,
+            Self::Unusable(unusable) => &unusable.queue,
+        }
+    }
 }
 
 /// Deepest nesting of arguments. An interpreter's JSON reader gives up somewhere above, and takes every run of its worker
@@ -81,19 +93,11 @@ impl<'a> AckFacts<'a> {
     }
 }
 
-/// The lane that a consumer's name stands for.
-fn lane_of(consumer: &str) -> Option<Lane> {
-    let mut parts = consumer.strip_prefix("lane_")?.splitn(3, '_');
-    let class = Class::new(parts.next()?).ok()?;
-    let priority: Priority = parts.next()?.parse().ok()?;
-    Some(Lane { priority, plugin: PluginName::new(parts.next()?).ok()?, class })
-}
-
 /// Reads a delivered message. None: it is not a delivery at all.
 pub fn read(message: &Message) -> Option<Arrival> {
     let ack = message.reply.as_ref()?.to_string();
     let facts = AckFacts::read(&ack)?;
-    let lane = lane_of(facts.consumer)?;
+    let queue = Queue::parse(facts.consumer)?;
     let submitted_ms = facts.stored_ms;
     let subject = message.subject.to_string();
     let header = message.headers.as_ref().and_then(|headers| headers.get(STATE_HEADER));
@@ -102,8 +106,8 @@ pub fn read(message: &Message) -> Option<Arrival> {
         let start = &message.payload[..message.payload.len().min(EXCERPT_BYTES)];
         let excerpt = String::from_utf8_lossy(start).into_owned();
         let base = base.clone().unwrap_or(0);
-        let (lane, subject, ack) = (lane.clone(), subject.clone(), ack.clone());
-        Some(Arrival::Unusable(Box::new(Unusable { lane, key, subject, ack, base, reason, why, excerpt })))
+        let (queue, subject, ack) = (queue.clone(), subject.clone(), ack.clone());
+        Some(Arrival::Unusable(Box::new(Unusable { queue, key, subject, ack, base, reason, why, excerpt })))
     };
     let key = match parse_ticket(&subject) {
         Ok((_, key)) => key,
@@ -112,17 +116,31 @@ pub fn read(message: &Message) -> Option<Arrival> {
     let Ok(base) = base.clone() else {
         return bad(Some(key), "malformed", format!("header `{STATE_HEADER}` is not a number"));
     };
-    match Ticket::read(&message.payload) {
-        Ok(ticket) if nesting(&ticket) > MAX_NESTING => {
-            let why =
-                format!("the arguments are nested {} deep; the limit is {MAX_NESTING}", nesting(&ticket));
-            bad(Some(key), "malformed", why)
-        }
-        Ok(ticket) => {
-            Some(Arrival::Ticket(Box::new(Delivery { lane, key, ticket, base, ack, subject, submitted_ms })))
-        }
-        Err(error) => bad(Some(key), "malformed", error.to_string()),
+    let ticket = match Ticket::read(&message.payload) {
+        Ok(ticket) => ticket,
+        Err(error) => return bad(Some(key), "malformed", error.to_string()),
+    };
+    if nesting(&ticket) > MAX_NESTING {
+        let why = format!("the arguments are nested {} deep; the limit is {MAX_NESTING}", nesting(&ticket));
+        return bad(Some(key), "malformed", why);
     }
+    if let Err(why) = check_class(&queue.lane.class, ticket.resources.as_ref()) {
+        return bad(Some(key), "malformed", why);
+    }
+    Some(Arrival::Ticket(Box::new(Delivery { queue, key, ticket, base, ack, subject, submitted_ms })))
+}
+
+/// A class that says something else than the ticket would let agents take what they cannot start, or leave what they can.
+fn check_class(class: &Class, resources: Option<&ResourceRequest>) -> Result<(), String> {
+    let meaning = read_class(class).map_err(|error| error.to_string())?;
+    let (Some(resources), Meaning::Default | Meaning::Asks(_)) = (resources, meaning) else { return Ok(()) };
+    let right = class_of(resources).map_err(|error| format!("`resources`: {error}"))?;
+    if right == *class {
+        return Ok(());
+    }
+    Err(format!(
+        "its class is `{class}`, but what its `resources` ask for is class `{right}`; publish it there"
+    ))
 }
 
 /// How deep a ticket's arguments are nested.
@@ -169,14 +187,31 @@ mod tests {
 
     #[test]
     fn both_shapes_of_ack_subjects_are_read() {
-        let v1 = "$JS.ACK.GRANGE_JOBS.lane_default_high_my_ocr.1.22.33.1690000000123456789.0";
-        let v2 = "$JS.ACK._.AHASH.GRANGE_JOBS.lane_default_high_my_ocr.1.22.33.1690000000123456789.0.tok";
+        let v1 = "$JS.ACK.GRANGE_JOBS.default:high:my_ocr:alice.1.22.33.1690000000123456789.0";
+        let v2 = "$JS.ACK._.AHASH.GRANGE_JOBS.default:high:my_ocr:alice.1.22.33.1690000000123456789.0.tok";
         for ack in [v1, v2] {
             let facts = AckFacts::read(ack).unwrap();
             assert_eq!(facts.stored_ms, 1_690_000_000_123);
-            let lane = lane_of(facts.consumer).unwrap();
-            assert_eq!((lane.plugin.as_str(), lane.priority), ("my_ocr", Priority::High));
+            assert_eq!(Queue::parse(facts.consumer).unwrap().to_string(), "default/high/my_ocr/alice");
         }
         assert!(AckFacts::read("a.b").is_none());
+    }
+
+    #[test]
+    fn class_and_resources_say_the_same() {
+        let said = |class: &str, resources: &str| {
+            let resources: ResourceRequest = serde_json::from_str(resources).unwrap();
+            check_class(&Class::new(class).unwrap(), Some(&resources))
+        };
+        assert_eq!(said("g1+v12", r#"{"vram_mb":9000}"#), Ok(()));
+        assert_eq!(said("default", "{}"), Ok(()));
+        assert_eq!(said("any", r#"{"vram_mb":9000}"#), Ok(()));
+        for class in ["default", "g1+v8", "g1+v16", "g2+v12"] {
+            let why = said(class, r#"{"vram_mb":9000}"#).unwrap_err();
+            assert!(why.contains(&format!("`{class}`")) && why.contains("class `g1+v12`"), "{why}");
+        }
+        assert!(said("g1", r#"{"vram_mb":400000}"#).unwrap_err().contains("exceeds the largest class"));
+        assert!(check_class(&Class::new("fast").unwrap(), None).unwrap_err().contains("cannot be read"));
+        assert_eq!(check_class(&Class::new("g1+v12").unwrap(), None), Ok(()));
     }
 }

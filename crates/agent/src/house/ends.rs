@@ -21,12 +21,17 @@ impl House {
         match event {
             WorkerEvent::Ready(ready) if ready.protocol == LINK_PROTOCOL => {
                 entry.ready = true;
+                entry.releases = ready.releases;
                 entry.patience_until = None;
                 if let Some(plugin) = self.plugins.get_mut(&entry.plugin) {
                     plugin.state = PluginState::Ready;
                     plugin.reason.clear();
                 }
                 tracing::info!(plugin = %entry.plugin, worker = worker.0, "worker ready");
+                let took_ms = boot_ms().saturating_sub(entry.began);
+                if let Some(entry) = self.rooms.workers.get(&worker) {
+                    self.learn_start(entry, took_ms);
+                }
                 Some(Input::WorkerReady { worker })
             }
             WorkerEvent::Ready(ready) => {
@@ -90,6 +95,8 @@ impl House {
     /// A worker's process tree is gone.
     pub(super) fn worker_gone(&mut self, worker: WorkerId, gone: &Gone) -> Option<Input> {
         let entry = self.rooms.workers.remove(&worker)?;
+        self.rooms.host.warnings.remove(&worker);
+        self.watch_workers();
         let (code, signal) = gone.status();
         tracing::info!(plugin = %entry.plugin, worker = worker.0, code, signal, "worker gone");
         if !entry.ready {

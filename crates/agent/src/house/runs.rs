@@ -1,6 +1,7 @@
 //! A run from the dispatcher's word to its frame: folder, journal, inputs, events, frame.
 
 use super::House;
+use crate::clock::boot_ms;
 use crate::events::{EventLimits, EventLog};
 use crate::journal::Entry;
 use crate::link::RunSink;
@@ -22,6 +23,9 @@ impl House {
         let run = entry.last_run;
         entry.runs.insert(run, job.clone());
         held.run = Some((worker, run));
+        held.gpus.clone_from(&entry.grant.devices);
+        // Models stay loaded: what was seen before this run is its as well.
+        held.usage.peak_vram_mb = entry.vram_mb;
         held.scratch =
             self.config.state_dir.join("scratch").join(format!("{}-{}", job.job, claim.fence.claim));
         let written = self.journal.begin(Entry {
@@ -103,7 +107,7 @@ impl House {
             job: job.job.to_string(),
             attempt: claim.fence.number,
         }));
-        held.sent = true;
+        held.sent = Some(boot_ms());
         if entry.handle.frames.put(&frame, frame_bytes) {
             return None;
         }

@@ -1,0 +1,71 @@
+//! Limits on everything that comes from outside: `[limits]`.
+
+use super::ConfigError;
+use grange_protocol::limit::{INLINE_BYTES, LEASE_RANGE_S, LEASE_S, MAX_FRAME_BYTES};
+use serde::Deserialize;
+
+/// Limits on everything that comes from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Largest result or chunk that travels inside a message, bytes; what is above goes to the store.
+    pub inline_bytes: usize,
+    /// Largest frame of a worker, bytes; above, the worker is ended.
+    pub frame_bytes: usize,
+    /// Chunks of one run that may be on their way; then the plugin waits.
+    pub chunk_window: u32,
+    /// Bytes of one run that may be on their way to the broker; then the worker is not read.
+    pub event_buffer_bytes: usize,
+    /// Most log bytes kept of one attempt; more is counted, not kept.
+    pub log_max_bytes: u64,
+    /// Longest log line, bytes; more is cut.
+    pub log_line_max_bytes: usize,
+    /// Largest file of a result, bytes; above, the job fails.
+    pub output_max_bytes: u64,
+    /// How long a drain may take before running jobs are handed back, seconds.
+    pub drain_grace_s: u64,
+    /// The lease of a job that asks for none, seconds.
+    pub lease_s: u32,
+    /// Longest time that building an environment may take, seconds.
+    pub environment_build_s: u64,
+    /// How long an idle worker stays whose plugin does not say, seconds; None: until somebody needs its room.
+    pub keep_warm_s: Option<u32>,
+    /// Most attempts of one owner that run on the whole farm at one time; None: no limit.
+    pub owner_running_max: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            inline_bytes: INLINE_BYTES,
+            frame_bytes: MAX_FRAME_BYTES,
+            chunk_window: 1024,
+            event_buffer_bytes: 8 << 20,
+            log_max_bytes: 16 << 20,
+            log_line_max_bytes: 16 << 10,
+            output_max_bytes: 1 << 40,
+            drain_grace_s: 60,
+            lease_s: LEASE_S,
+            environment_build_s: 1500,
+            keep_warm_s: None,
+            owner_running_max: None,
+        }
+    }
+}
+
+impl Limits {
+    pub(super) fn check(
+        &self,
+        range: &impl Fn(&'static str, u64, u64, u64) -> Result<(), ConfigError>,
+    ) -> Result<(), ConfigError> {
+        range("limits.inline_bytes", self.inline_bytes as u64, 1, 900_000)?;
+        range("limits.frame_bytes", self.frame_bytes as u64, 64 << 10, 1 << 30)?;
+        range("limits.chunk_window", self.chunk_window.into(), 1, 1 << 20)?;
+        range("limits.event_buffer_bytes", self.event_buffer_bytes as u64, 64 << 10, 1 << 30)?;
+        range("limits.log_line_max_bytes", self.log_line_max_bytes as u64, 80, 512 << 10)?;
+        range("limits.keep_warm_s", self.keep_warm_s.unwrap_or(0).into(), 0, 30 * 86_400)?;
+        range("limits.owner_running_max", self.owner_running_max.unwrap_or(1).into(), 1, 1_000_000)?;
+        let lease = LEASE_RANGE_S;
+        range("limits.lease_s", self.lease_s.into(), (*lease.start()).into(), (*lease.end()).into())
+    }
+}
