@@ -303,7 +303,9 @@ proptest! {
                 prop_assert!(!fits);
             }
             Answer::Now(Start::Warm) | Answer::Perhaps { .. } | Answer::Busy(_) => {}
-            other => prop_assert!(false, "{other}"),
+            other @ (Answer::NotInstalled | Answer::NotReady { .. } | Answer::Draining) => {
+                prop_assert!(false, "{other}");
+            }
         }
     }
 
