@@ -3,6 +3,7 @@
 //! Owns reading the command line and the process's end. What a command does is in `commands`, what it says in
 //! `output`, where the farm is in `context`.
 
+mod admission;
 mod arguments;
 mod cli;
 mod commands;

@@ -1,11 +1,11 @@
 //! `grange plugins`, and what the other commands ask about plugins.
 
 use crate::cli::StateFlag;
-use crate::context::{Context, Session};
+use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::nearest::nearest;
 use crate::output::Output;
-use crate::output::words::{Level, PluginEntry, Rows};
+use crate::output::words::{PluginEntry, Rows};
 use grange_broker_client::query;
 use grange_protocol::name::PluginName;
 use grange_protocol::status::{AgentStatus, PluginState, PluginStatus};
@@ -39,9 +39,7 @@ pub(crate) async fn run(
     let statuses: Vec<AgentStatus> = agents.into_iter().map(|(status, _)| status).collect();
     let mut plugins = merge(&statuses);
     if let Some(wanted) = &flags.plugin {
-        if !plugins.iter().any(|plugin| plugin.name == *wanted) {
-            return Err(unknown(wanted, &plugins, ""));
-        }
+        known(wanted, &statuses)?;
         plugins.retain(|plugin| plugin.name == *wanted);
     }
     let by_host = flags.hosts || flags.plugin.is_some();
@@ -60,21 +58,8 @@ fn merge(agents: &[AgentStatus]) -> Vec<PluginEntry> {
     merged.into_iter().map(|(name, hosts)| PluginEntry { name, hosts }).collect()
 }
 
-/// Refuses a plugin that no agent knows; says what a job of it would wait for.
-pub(crate) async fn check(
-    session: &Session,
-    wanted: &PluginName,
-    output: &mut dyn Output,
-) -> Result<(), Failure> {
-    let agents = query::agents(&session.broker).await?;
-    let statuses: Vec<AgentStatus> = agents.into_iter().map(|(status, _)| status).collect();
-    match judge(wanted, &statuses)? {
-        Some(warning) => Ok(output.say(Level::Warning, &warning)?),
-        None => Ok(()),
-    }
-}
-
-fn judge(wanted: &PluginName, agents: &[AgentStatus]) -> Result<Option<String>, Failure> {
+/// What a job of this plugin would wait for. Refuses a plugin that no agent knows.
+pub(crate) fn judge(wanted: &PluginName, agents: &[AgentStatus]) -> Result<Option<String>, Failure> {
     if agents.is_empty() {
         return Ok(Some("no agent is up; the job waits for one that has the plugin".to_owned()));
     }
@@ -92,6 +77,13 @@ fn judge(wanted: &PluginName, agents: &[AgentStatus]) -> Result<Option<String>, 
     }
     let why = plugin.hosts.first().map_or("", |(_, status)| status.reason.as_str());
     Ok(Some(format!("`{wanted}` has failed on every host that has it, so the job waits: {why}")))
+}
+
+/// Refuses a plugin that no agent knows.
+pub(crate) fn known(wanted: &PluginName, agents: &[AgentStatus]) -> Result<(), Failure> {
+    let plugins = merge(agents);
+    let is_known = plugins.iter().any(|plugin| plugin.name == *wanted);
+    if is_known { Ok(()) } else { Err(unknown(wanted, &plugins, "")) }
 }
 
 /// `anyway`: what can be done all the same.

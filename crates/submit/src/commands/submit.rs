@@ -1,8 +1,8 @@
 //! `grange submit`.
 
+use crate::admission::ask_farm;
 use crate::arguments::Arguments;
 use crate::cli::StateFlag;
-use crate::commands::plugins;
 use crate::context::{Context, Session};
 use crate::ending::ending;
 use crate::failure::{Exit, Failure};
@@ -122,7 +122,7 @@ pub(crate) async fn run(
     }
     let session = context.connect().await?;
     if !flags.unchecked {
-        plugins::check(&session, &flags.plugin, output).await?;
+        ask_farm(&session, &lane(&flags, &wanted), policy, output).await?;
     }
     send_files(&mut arguments, context, output).await?;
     let submission = submission(&flags, context, wanted, arguments);
@@ -167,6 +167,10 @@ fn check_folder(folder: &Path) -> Result<(), Failure> {
         .map_err(|e| Failure::usage(format!("`--out {}` cannot be made: {e}", folder.display())))
 }
 
+fn lane(flags: &SubmitFlags, wanted: &Wanted) -> Lane {
+    Lane { priority: flags.priority, plugin: flags.plugin.clone(), class: wanted.class.clone() }
+}
+
 fn submission(flags: &SubmitFlags, context: &Context, wanted: Wanted, arguments: Arguments) -> Submission {
     let (args, kwargs) = arguments.into_json();
     let stream = match (flags.stream, flags.no_stream) {
@@ -180,7 +184,7 @@ fn submission(flags: &SubmitFlags, context: &Context, wanted: Wanted, arguments:
     Submission {
         owner: context.owner.clone(),
         job: None,
-        lane: Lane { priority: flags.priority, plugin: flags.plugin.clone(), class: wanted.class },
+        lane: lane(flags, &wanted),
         ticket: Ticket { v: TICKET_VERSION, args, kwargs, stream, limits, resources: wanted.resources },
         max_wait: flags.max_wait,
     }

@@ -1,0 +1,147 @@
+//! What the farm says to a job before it is submitted: whether its plugin is there, and whether any host could run it.
+//!
+//! Owns what is said and what is refused under each policy. What a host says is `grange_protocol::admission`'s.
+
+use crate::commands::plugins;
+use crate::context::Session;
+use crate::failure::{Exit, Failure};
+use crate::output::Output;
+use crate::output::words::Level;
+use crate::resources::Policy;
+use grange_broker_client::query;
+use grange_protocol::admission::{Answer, explain, look};
+use grange_protocol::status::{AgentStatus, PluginState};
+use grange_protocol::subject::Lane;
+
+/// Most hosts that a warning names.
+const NAMED: usize = 8;
+
+/// Looks at the heartbeats: warns of what a job would wait for, and refuses what the policy does not let wait.
+pub(crate) async fn ask_farm(
+    session: &Session,
+    lane: &Lane,
+    policy: Policy,
+    output: &mut dyn Output,
+) -> Result<(), Failure> {
+    let agents = query::agents(&session.broker).await?;
+    let hosts: Vec<AgentStatus> = agents.into_iter().map(|(status, _)| status).collect();
+    for warning in judge(lane, policy, &hosts)? {
+        output.say(Level::Warning, &warning)?;
+    }
+    Ok(())
+}
+
+fn judge(lane: &Lane, policy: Policy, hosts: &[AgentStatus]) -> Result<Vec<String>, Failure> {
+    match policy {
+        Policy::Safety => {
+            if !hosts.is_empty() {
+                plugins::known(&lane.plugin, hosts)?;
+            }
+            look(lane, hosts).map_err(|refusal| {
+                Failure::new(Exit::JobRefused, refusal.to_string())
+                    .hint("nothing was submitted; `--policy queue` lets the job wait")
+            })
+        }
+        Policy::Queue | Policy::Permissive => {
+            let warning = plugins::judge(&lane.plugin, hosts)?;
+            Ok(warning.or_else(|| nobody_ever(lane, hosts)).into_iter().collect())
+        }
+    }
+}
+
+/// What to say of a job that no host could run even if it had nothing else to do.
+fn nobody_ever(lane: &Lane, hosts: &[AgentStatus]) -> Option<String> {
+    let answers: Vec<(&AgentStatus, Answer)> = hosts.iter().map(|host| (host, explain(lane, host))).collect();
+    let might = |answer: &Answer| match answer {
+        Answer::Now(_) | Answer::Perhaps { .. } | Answer::Busy(_) => true,
+        // What it is nobody knows before its plugin is there.
+        Answer::NotReady { state, .. } => *state != PluginState::Failed,
+        Answer::Never(_) | Answer::NotInstalled | Answer::Draining => false,
+    };
+    if answers.iter().any(|(_, answer)| might(answer)) {
+        return None;
+    }
+    let never: Vec<String> = answers
+        .iter()
+        .filter(|(_, answer)| matches!(answer, Answer::Never(_)))
+        .map(|(host, answer)| format!("`{}` {answer}", host.agent))
+        .collect();
+    let more = match never.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!("; {more} more hosts"),
+    };
+    let named = never.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    (!never.is_empty()).then(|| format!("no host of this farm could run it: {named}{more}; it waits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use grange_protocol::class::class_of;
+    use grange_protocol::name::{Class, PluginName};
+    use grange_protocol::resource::ResourceRequest;
+    use grange_protocol::ticket::Priority;
+    use serde_json::{from_value, json};
+
+    /// A host with one GPU of so much memory, and the plugin `ocr`.
+    fn host(name: &str, usable_mb: u64, grantable_mb: u64) -> AgentStatus {
+        let gpu = json!({
+            "uuid": "GPU-a", "name": "NVIDIA L4", "vram_mb": usable_mb, "usable_mb": usable_mb,
+            "grantable_mb": grantable_mb,
+        });
+        let plugin = json!({
+            "name": "ocr", "version": "1", "state": "ready", "workers": 0, "running": 0, "slots": 1,
+            "resources": {"gpus": 1, "vram_mb": 4096},
+        });
+        from_value(json!({
+            "v": 1, "agent": name, "incarnation": "life", "version": "0", "plugins": [plugin],
+            "capacity": {"gpus": [gpu], "cpus": 8, "cpus_grantable": 8, "cpus_usable": 8, "ram_mb": 1},
+        }))
+        .unwrap()
+    }
+
+    fn lane(vram_mb: u64) -> Lane {
+        let class = match vram_mb {
+            0 => Class::plugin_default(),
+            vram_mb => class_of(&ResourceRequest { vram_mb, gpus: 1, ..ResourceRequest::default() }).unwrap(),
+        };
+        Lane { priority: Priority::Normal, plugin: PluginName::new("ocr").unwrap(), class }
+    }
+
+    #[test]
+    fn who_waits_for_what_nobody_has_is_told_so() {
+        let farm = [host("h1", 8192, 8192), host("h2", 16_384, 0)];
+        assert_eq!(judge(&lane(0), Policy::Queue, &farm), Ok(vec![]));
+        assert_eq!(judge(&lane(16_384), Policy::Queue, &farm), Ok(vec![]), "it is only taken");
+        let said = judge(&lane(24_576), Policy::Queue, &farm).unwrap().remove(0);
+        assert!(
+            said.starts_with("no host of this farm could run it: `h1` needs 24576 MiB of VRAM, has 8192 MiB"),
+            "{said}"
+        );
+        assert!(said.contains("; `h2` needs 24576 MiB") && said.ends_with("; it waits"), "{said}");
+        let many: Vec<AgentStatus> = (0..10).map(|n| host(&format!("h{n}"), 8192, 8192)).collect();
+        assert!(judge(&lane(24_576), Policy::Queue, &many).unwrap()[0].ends_with("; 2 more hosts; it waits"));
+    }
+
+    #[test]
+    fn safety_refuses_what_cannot_start_now() {
+        let farm = [host("h1", 8192, 8192), host("h2", 16_384, 0)];
+        assert_eq!(judge(&lane(0), Policy::Safety, &farm), Ok(vec![]));
+        let refused = judge(&lane(16_384), Policy::Safety, &farm).unwrap_err();
+        assert_eq!(refused.exit, Exit::JobRefused);
+        for part in [
+            "no host can start `ocr` now",
+            "16384 MiB of VRAM",
+            "`h1`",
+            "8192 MiB at most",
+            "`h2`",
+            "0 MiB free",
+        ] {
+            assert!(refused.text.contains(part), "{part}: {}", refused.text);
+        }
+        assert_eq!(judge(&lane(0), Policy::Safety, &[]).unwrap_err().exit, Exit::JobRefused);
+        let other = Lane { plugin: PluginName::new("orc").unwrap(), ..lane(0) };
+        let unknown = judge(&other, Policy::Safety, &farm).unwrap_err();
+        assert_eq!((unknown.exit, unknown.hint.as_deref()), (Exit::NotFound, Some("is it `ocr`?")));
+    }
+}
