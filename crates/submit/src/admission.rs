@@ -10,48 +10,58 @@ use crate::output::words::Level;
 use crate::resources::Policy;
 use grange_broker_client::query;
 use grange_protocol::admission::{Answer, explain, look};
+use grange_protocol::resource::ResourceRequest;
 use grange_protocol::status::{AgentStatus, PluginState};
 use grange_protocol::subject::Lane;
 
 /// Most hosts that a warning names.
 const NAMED: usize = 8;
 
+/// A job that is about to be submitted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) lane: &'a Lane,
+    /// What it asks for beyond its plugin's request; the lane says it in steps only.
+    pub(crate) exact: Option<&'a ResourceRequest>,
+}
+
 /// Looks at the heartbeats: warns of what a job would wait for, and refuses what the policy does not let wait.
 pub(crate) async fn ask_farm(
     session: &Session,
-    lane: &Lane,
+    job: Asked<'_>,
     policy: Policy,
     output: &mut dyn Output,
 ) -> Result<(), Failure> {
     let agents = query::agents(&session.broker).await?;
     let hosts: Vec<AgentStatus> = agents.into_iter().map(|(status, _)| status).collect();
-    for warning in judge(lane, policy, &hosts)? {
+    for warning in judge(job, policy, &hosts)? {
         output.say(Level::Warning, &warning)?;
     }
     Ok(())
 }
 
-fn judge(lane: &Lane, policy: Policy, hosts: &[AgentStatus]) -> Result<Vec<String>, Failure> {
+fn judge(job: Asked<'_>, policy: Policy, hosts: &[AgentStatus]) -> Result<Vec<String>, Failure> {
     match policy {
         Policy::Safety => {
             if !hosts.is_empty() {
-                plugins::known(&lane.plugin, hosts)?;
+                plugins::known(&job.lane.plugin, hosts)?;
             }
-            look(lane, hosts).map_err(|refusal| {
+            look(job.lane, job.exact, hosts).map_err(|refusal| {
                 Failure::new(Exit::JobRefused, refusal.to_string())
                     .hint("nothing was submitted; `--policy queue` lets the job wait")
             })
         }
         Policy::Queue | Policy::Permissive => {
-            let warning = plugins::judge(&lane.plugin, hosts)?;
-            Ok(warning.or_else(|| nobody_ever(lane, hosts)).into_iter().collect())
+            let warning = plugins::judge(&job.lane.plugin, hosts)?;
+            Ok(warning.or_else(|| nobody_ever(job, hosts)).into_iter().collect())
         }
     }
 }
 
 /// What to say of a job that no host could run even if it had nothing else to do.
-fn nobody_ever(lane: &Lane, hosts: &[AgentStatus]) -> Option<String> {
-    let answers: Vec<(&AgentStatus, Answer)> = hosts.iter().map(|host| (host, explain(lane, host))).collect();
+fn nobody_ever(job: Asked<'_>, hosts: &[AgentStatus]) -> Option<String> {
+    let answers: Vec<(&AgentStatus, Answer)> =
+        hosts.iter().map(|host| (host, explain(job.lane, job.exact, host))).collect();
     let might = |answer: &Answer| match answer {
         Answer::Now(_) | Answer::Perhaps { .. } | Answer::Busy(_) => true,
         // What it is nobody knows before its plugin is there.
@@ -79,7 +89,6 @@ mod tests {
     use super::*;
     use grange_protocol::class::class_of;
     use grange_protocol::name::{Class, PluginName};
-    use grange_protocol::resource::ResourceRequest;
     use grange_protocol::ticket::Priority;
     use serde_json::{from_value, json};
 
@@ -108,26 +117,39 @@ mod tests {
         Lane { priority: Priority::Normal, plugin: PluginName::new("ocr").unwrap(), class }
     }
 
+    fn judged(vram_mb: u64, policy: Policy, hosts: &[AgentStatus]) -> Result<Vec<String>, Failure> {
+        judge(Asked { lane: &lane(vram_mb), exact: None }, policy, hosts)
+    }
+
     #[test]
     fn who_waits_for_what_nobody_has_is_told_so() {
         let farm = [host("h1", 8192, 8192), host("h2", 16_384, 0)];
-        assert_eq!(judge(&lane(0), Policy::Queue, &farm), Ok(vec![]));
-        assert_eq!(judge(&lane(16_384), Policy::Queue, &farm), Ok(vec![]), "it is only taken");
-        let said = judge(&lane(24_576), Policy::Queue, &farm).unwrap().remove(0);
+        assert_eq!(judged(0, Policy::Queue, &farm), Ok(vec![]));
+        assert_eq!(judged(16_384, Policy::Queue, &farm), Ok(vec![]), "it is only taken");
+        let said = judged(24_576, Policy::Queue, &farm).unwrap().remove(0);
         assert!(
             said.starts_with("no host of this farm could run it: `h1` needs 24576 MiB of VRAM, has 8192 MiB"),
             "{said}"
         );
         assert!(said.contains("; `h2` needs 24576 MiB") && said.ends_with("; it waits"), "{said}");
         let many: Vec<AgentStatus> = (0..10).map(|n| host(&format!("h{n}"), 8192, 8192)).collect();
-        assert!(judge(&lane(24_576), Policy::Queue, &many).unwrap()[0].ends_with("; 2 more hosts; it waits"));
+        assert!(judged(24_576, Policy::Queue, &many).unwrap()[0].ends_with("; 2 more hosts; it waits"));
+    }
+
+    #[test]
+    fn what_is_asked_for_counts_and_not_its_step() {
+        let asked = ResourceRequest { gpus: 1, vram_mb: 9_000, ..ResourceRequest::default() };
+        let lane = Lane { class: class_of(&asked).unwrap(), ..lane(0) };
+        let said =
+            judge(Asked { lane: &lane, exact: Some(&asked) }, Policy::Queue, &[host("h1", 8192, 8192)]);
+        assert!(said.as_ref().unwrap()[0].contains("needs 9000 MiB"), "{said:?}");
     }
 
     #[test]
     fn safety_refuses_what_cannot_start_now() {
         let farm = [host("h1", 8192, 8192), host("h2", 16_384, 0)];
-        assert_eq!(judge(&lane(0), Policy::Safety, &farm), Ok(vec![]));
-        let refused = judge(&lane(16_384), Policy::Safety, &farm).unwrap_err();
+        assert_eq!(judged(0, Policy::Safety, &farm), Ok(vec![]));
+        let refused = judged(16_384, Policy::Safety, &farm).unwrap_err();
         assert_eq!(refused.exit, Exit::JobRefused);
         for part in [
             "no host can start `ocr` now",
@@ -139,9 +161,9 @@ mod tests {
         ] {
             assert!(refused.text.contains(part), "{part}: {}", refused.text);
         }
-        assert_eq!(judge(&lane(0), Policy::Safety, &[]).unwrap_err().exit, Exit::JobRefused);
+        assert_eq!(judged(0, Policy::Safety, &[]).unwrap_err().exit, Exit::JobRefused);
         let other = Lane { plugin: PluginName::new("orc").unwrap(), ..lane(0) };
-        let unknown = judge(&other, Policy::Safety, &farm).unwrap_err();
+        let unknown = judge(Asked { lane: &other, exact: None }, Policy::Safety, &farm).unwrap_err();
         assert_eq!((unknown.exit, unknown.hint.as_deref()), (Exit::NotFound, Some("is it `ocr`?")));
     }
 }

@@ -1,6 +1,6 @@
 //! `grange submit`.
 
-use crate::admission::ask_farm;
+use crate::admission::{Asked, ask_farm};
 use crate::arguments::Arguments;
 use crate::cli::StateFlag;
 use crate::context::{Context, Session};
@@ -122,7 +122,8 @@ pub(crate) async fn run(
     }
     let session = context.connect().await?;
     if !flags.unchecked {
-        ask_farm(&session, &lane(&flags, &wanted), policy, output).await?;
+        let asked = Asked { lane: &lane(&flags, &wanted), exact: wanted.resources.as_ref() };
+        ask_farm(&session, asked, policy, output).await?;
     }
     send_files(&mut arguments, context, output).await?;
     let submission = submission(&flags, context, wanted, arguments);
