@@ -6,12 +6,12 @@ use crate::api;
 use crate::connect::Broker;
 use crate::error::{Error, ErrorKind};
 use crate::ledger::Ledger;
+use crate::tidy;
 use grange_protocol::lifecycle::{Denied, request_cancel};
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::{Record, State};
 use grange_protocol::status::CancelOrder;
 use grange_protocol::subject::{JOBS, JobKey, Lane, control, parse_ticket};
-use serde_json::{Value, json};
 
 /// How often the record may change under the request before it gives up.
 const TRIES: u32 = 16;
@@ -50,7 +50,7 @@ pub async fn cancel(
         let record = match request_cancel(basis, &lane, reason, api::now_ms()) {
             // The write without an answer was ours, and it came through.
             Err(Denied::Ended(State::Cancelled)) if unknown.is_some() => {
-                tidy(broker, key).await;
+                tidy::newest(broker, key).await;
                 return Ok(Cancelled::AtOnce);
             }
             Err(Denied::Ended(state)) => return Ok(Cancelled::AlreadyEnded(state)),
@@ -65,7 +65,7 @@ pub async fn cancel(
         }
         match ledger.write(key, expect, &record, None).await {
             Ok(_) if record.state == State::Cancelled => {
-                tidy(broker, key).await;
+                tidy::newest(broker, key).await;
                 return Ok(Cancelled::AtOnce);
             }
             Ok(_) => {
@@ -87,21 +87,6 @@ async fn ticket_lane(broker: &Broker, key: &JobKey) -> Result<Lane, Error> {
     };
     let subject = parse_ticket(&ticket.subject);
     subject.map(|(lane, _)| lane).map_err(|e| Error::malformed(&format!("the ticket of `{key}`"), e))
-}
-
-/// Removes the ticket. Only tidying up: an agent that gets it all the same finds the record.
-async fn tidy(broker: &Broker, key: &JobKey) {
-    let removed = async {
-        if let Some(ticket) = api::leader_last(broker, JOBS, &key.any_ticket()).await? {
-            let body = json!({ "seq": ticket.sequence, "no_erase": true });
-            let verb = format!("STREAM.MSG.DELETE.{JOBS}");
-            api::call::<Value>(broker, &verb, &ticket.subject, &body).await?;
-        }
-        Ok::<(), Error>(())
-    };
-    if let Err(error) = removed.await {
-        tracing::debug!(%error, job = %key, "ticket of a cancelled job was not removed");
-    }
 }
 
 /// A word to the holder, so that it does not have to find out. It finds out anyway.

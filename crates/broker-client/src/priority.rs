@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::headers;
 use crate::ledger::{Ledger, read_stored};
 use crate::post::Post;
+use crate::tidy;
 use bytes::Bytes;
 use grange_protocol::lifecycle;
 use grange_protocol::ownership::Stored;
@@ -21,7 +22,7 @@ use grange_protocol::record::Record;
 use grange_protocol::subject::{JOBS, JobKey, Lane, STATE, parse_ticket};
 use grange_protocol::ticket::Priority;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::Duration;
 
 /// How often the job may change under the move before it gives up.
@@ -197,14 +198,8 @@ async fn carry_over(
     old: &StoredMessage,
 ) -> Result<(), Error> {
     publish(broker, key, to, revision, old.payload.clone()).await?;
-    // Only tidying up: who may not, or does not come to it, leaves a ticket that an agent passes on once more, which is
-    // recognised as a repeat.
-    let body = json!({ "seq": old.sequence, "no_erase": true });
-    if let Err(error) =
-        api::call::<Value>(broker, &format!("STREAM.MSG.DELETE.{JOBS}"), &old.subject, &body).await
-    {
-        tracing::debug!(%error, job = %key, "old ticket of a moved job was not removed");
-    }
+    // Left there, it would be passed on once more, which is recognised as a repeat.
+    tidy::this(broker, key, old).await;
     Ok(())
 }
 

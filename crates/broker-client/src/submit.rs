@@ -8,9 +8,10 @@ use crate::error::{Error, ErrorKind};
 use crate::ledger::Ledger;
 use crate::post::{Post, TRIES};
 use bytes::Bytes;
+use grange_protocol::class::class_of;
 use grange_protocol::lifecycle;
 use grange_protocol::limit::MAX_MESSAGE_BYTES;
-use grange_protocol::name::{JobId, Owner};
+use grange_protocol::name::{Class, JobId, Owner};
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::State;
 use grange_protocol::subject::{JobKey, Lane};
@@ -27,7 +28,7 @@ pub struct Submission {
     pub job: Option<JobId>,
     /// Where it waits.
     pub lane: Lane,
-    /// What to do.
+    /// What to do. What it asks for beyond its plugin's request must be what the lane's class says.
     pub ticket: Ticket,
     /// Longest wait for a start, 1 s or more; then it is `expired`.
     pub max_wait: Option<Duration>,
@@ -51,7 +52,8 @@ pub fn new_job_id() -> JobId {
     JobId::from_uuid(Uuid::now_v7())
 }
 
-/// Submits and waits for the acceptance. `StorageFull`: the queue has no room. `Conflict`: the id belongs to a job
+/// Submits and waits for the acceptance. `Invalid`: the ticket's resources are not what the lane's class says.
+/// `StorageFull`: the queue has no room. `Conflict`: the id belongs to a job
 /// that expired. `Timeout`: nobody knows; submitting again with the same id is safe.
 pub async fn submit(broker: &Broker, ledger: &Ledger, submission: Submission) -> Result<Submitted, Error> {
     submit_later(broker, ledger, submission).await?.1.await
@@ -64,6 +66,7 @@ pub async fn submit_later(
     submission: Submission,
 ) -> Result<(JobKey, impl Future<Output = Result<Submitted, Error>> + Send + use<>), Error> {
     let Submission { owner, job, lane, ticket, max_wait } = submission;
+    check_class(&lane, &ticket)?;
     let key = JobKey { owner, job: job.unwrap_or_else(new_job_id) };
     let body = Bytes::from(ticket.write());
     if body.len() > MAX_MESSAGE_BYTES {
@@ -86,6 +89,27 @@ pub async fn submit_later(
         Ok(Submitted { key, lane, sequence: stored.sequence, duplicate: stored.duplicate })
     };
     Ok((named, accepted))
+}
+
+/// Agents pull by the class and start by the ticket: the two must say the same.
+fn check_class(lane: &Lane, ticket: &Ticket) -> Result<(), Error> {
+    let asked = ticket.resources.clone().unwrap_or_default();
+    if lane.class == Class::any() {
+        if asked.is_empty() {
+            return Ok(());
+        }
+        return Err(Error::invalid(
+            "a job of class `any` asks for no resources; leave them out, or the class",
+        ));
+    }
+    let class =
+        class_of(&asked).map_err(|e| Error::invalid("these resources cannot be asked for").because(e))?;
+    if class == lane.class {
+        return Ok(());
+    }
+    let text =
+        format!("a job that asks for this is of class `{class}`, not `{}`; see `class_of`", lane.class);
+    Err(Error::invalid(text))
 }
 
 /// Writes the `queued` record and answers its revision. A repeat of the same submission finds its own record.

@@ -11,6 +11,7 @@ mod objects;
 mod outcomes;
 mod priority;
 mod query;
+mod safety;
 mod submit;
 mod topology;
 mod upkeep;

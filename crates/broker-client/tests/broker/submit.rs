@@ -8,6 +8,7 @@ use grange_broker_client::topology::{TopologyOptions, ensure};
 use grange_protocol::json::Json;
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::State;
+use grange_protocol::subject::Lane;
 use grange_protocol::ticket::Ticket;
 use serde_json::json;
 use std::time::Duration;
@@ -65,6 +66,33 @@ async fn tickets_are_sent_in_order_and_a_full_queue_says_so() {
     let big = Submission { ticket: Ticket { kwargs, ..Ticket::default() }, ..echo() };
     let error = submit(&farm.broker, &farm.ledger, big).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+}
+
+#[tokio::test]
+async fn a_ticket_whose_resources_are_not_its_class_is_not_sent() {
+    let farm = Farm::start().await;
+    let asks = |text: &str| Ticket { resources: serde_json::from_str(text).unwrap(), ..Ticket::default() };
+    let of = |class: &str| Lane { class: class.parse().unwrap(), ..lane("echo") };
+    for (class, ticket, well) in [
+        ("default", asks("null"), true),
+        ("default", asks("{}"), true),
+        ("any", asks("null"), true),
+        ("g1+v12", asks(r#"{"vram_mb":9000}"#), true),
+        ("g1+v12", asks("null"), false),
+        ("g1+v8", asks(r#"{"vram_mb":9000}"#), false),
+        ("g1+v16", asks(r#"{"vram_mb":9000}"#), false),
+        ("default", asks(r#"{"vram_mb":9000}"#), false),
+        ("any", asks(r#"{"cpus":2}"#), false),
+    ] {
+        let submission = Submission { lane: of(class), ticket: ticket.clone(), ..echo() };
+        match submit(&farm.broker, &farm.ledger, submission).await {
+            Ok(_) => assert!(well, "{class} {ticket:?}"),
+            Err(error) => {
+                assert!(!well, "{class} {ticket:?}: {error}");
+                assert_eq!(error.kind(), ErrorKind::Invalid);
+            }
+        }
+    }
 }
 
 #[tokio::test]

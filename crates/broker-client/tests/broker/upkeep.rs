@@ -3,7 +3,9 @@
 use crate::farm::{Farm, eventually, holder, lane};
 use grange_broker_client::submit::{Submission, submit};
 use grange_broker_client::topology::ensure_queue;
-use grange_broker_client::upkeep::{Lying, clock_ms, queue_states, records, remove_ticket, tickets};
+use grange_broker_client::upkeep::{
+    Lying, clock_ms, queue_states, records, remove_ticket, stream_end, tickets,
+};
 use grange_protocol::lifecycle::{Claim, claim};
 use grange_protocol::name::Owner;
 use grange_protocol::ownership::Stored;
@@ -117,5 +119,9 @@ async fn the_broker_tells_its_time() {
     let farm = Farm::start().await;
     let first = clock_ms(&farm.broker).await.unwrap();
     assert!(first > 1_600_000_000_000);
-    assert!(clock_ms(&farm.broker).await.unwrap() >= first);
+    send(&farm, &key("alice", "1"), None).await;
+    let sequence = send(&farm, &key("alice", "2"), None).await;
+    remove_ticket(&farm.broker, sequence).await.unwrap();
+    let end = stream_end(&farm.broker).await.unwrap();
+    assert!(end.now_ms >= first && end.last_ticket == sequence, "{end:?}");
 }
