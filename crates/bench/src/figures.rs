@@ -13,6 +13,11 @@ impl Samples {
         self.0.push(sample);
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The sample below which a share `q` of them lies.
     pub(crate) fn at(&mut self, q: f64) -> Duration {
         self.0.sort_unstable();

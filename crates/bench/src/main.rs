@@ -6,6 +6,7 @@ mod figures;
 mod files;
 mod jobs;
 mod raw;
+mod scheduling;
 mod site;
 mod streams;
 
@@ -15,7 +16,10 @@ use serde_json::{Value, json};
 use site::Site;
 use std::io::Write;
 
-const SECTIONS: [&str; 8] = ["raw", "latency", "throughput", "chunks", "files", "start", "memory", "durable"];
+const SECTIONS: [&str; 9] =
+    ["raw", "latency", "throughput", "chunks", "files", "start", "memory", "durable", "scheduling"];
+/// A part of scheduling is a section of its own when it is asked for: `scheduling-warm`.
+const SCHEDULING: &str = "scheduling";
 const ONE_BY_ONE: usize = 2_000;
 const PIPELINED: usize = 30_000;
 const PIPELINED_DURABLE: usize = 5_000;
@@ -29,8 +33,12 @@ const QUEUED: usize = 100_000;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let wanted = std::env::args().nth(1).filter(|section| !section.is_empty());
+    let part = wanted.as_deref().and_then(part_of_scheduling);
+    let wanted = if part.is_some() { Some(SCHEDULING.to_owned()) } else { wanted };
     if let Some(section) = wanted.as_deref().filter(|section| !SECTIONS.contains(section)) {
-        bail!("`{section}` is not a section; use one of {}", SECTIONS.join(", "));
+        let parts: Vec<String> =
+            scheduling::PARTS.iter().map(|part| format!("{SCHEDULING}-{part}")).collect();
+        bail!("`{section}` is not a section; use one of {}, {}", SECTIONS.join(", "), parts.join(", "));
     }
     let mut report = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -44,7 +52,7 @@ async fn main() -> Result<()> {
         };
         if needed {
             say(&format!("measuring {section} …"));
-            report[section] = measure(section).await?;
+            report[section] = measure(section, part).await?;
         }
     }
     jobs::compare(&mut report);
@@ -52,7 +60,12 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn measure(section: &str) -> Result<Value> {
+fn part_of_scheduling(wanted: &str) -> Option<&'static str> {
+    let part = wanted.strip_prefix(SCHEDULING)?.strip_prefix('-')?;
+    scheduling::PARTS.into_iter().find(|known| *known == part)
+}
+
+async fn measure(section: &str, part: Option<&str>) -> Result<Value> {
     let open = || Site::open(SyncInterval::Default);
     match section {
         "raw" => raw::measure(&open().await?.farm.nats.url(), ONE_BY_ONE, PIPELINED).await,
@@ -62,6 +75,7 @@ async fn measure(section: &str) -> Result<Value> {
         "files" => files::measure(&open().await?, FILE_BYTES, FILE_TIMES).await,
         "start" => agent::cold_start(COLD_STARTS).await,
         "memory" => agent::memory(QUEUED).await,
+        SCHEDULING => scheduling::measure(part).await,
         _ => durable().await,
     }
 }

@@ -1,0 +1,162 @@
+//! Watches the life of every job from outside: one connection that hears each ticket and each record in the order in
+//! which the broker stored them. All times are of one clock, this machine's, so that they can be compared.
+
+use anyhow::{Result, bail};
+use async_nats::Message;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use grange_broker_client::connect::Broker;
+use grange_protocol::record::{Record, State};
+use grange_protocol::subject::{HOPS_HEADER, JobKey, Lane, parse_state, parse_ticket};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::task::JoinSet;
+
+/// How often the table is looked at.
+const EVERY: Duration = Duration::from_millis(10);
+
+/// What was seen of one job. Times are Unix microseconds; 0: not seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Life {
+    /// Where it waited.
+    pub(crate) lane: Lane,
+    /// Before its ticket was published.
+    pub(crate) sent_us: u64,
+    /// Its ticket was stored: its bell rang.
+    pub(crate) stored_us: u64,
+    /// Its first claim was stored.
+    pub(crate) claimed_us: u64,
+    /// By whom.
+    pub(crate) agent: String,
+    /// Its terminal record was stored.
+    pub(crate) ended_us: u64,
+    /// It was given back after a claim so often.
+    pub(crate) given_back: u32,
+    /// Its run began in the plugin.
+    pub(crate) began_us: u64,
+    /// Its run ended in the plugin.
+    pub(crate) done_us: u64,
+}
+
+impl Life {
+    /// From the publish of its ticket to the claim.
+    pub(crate) fn to_claim(&self) -> Duration {
+        Duration::from_micros(self.claimed_us.saturating_sub(self.sent_us))
+    }
+
+    /// From the publish of its ticket to the beginning of its run.
+    pub(crate) fn to_begin(&self) -> Duration {
+        Duration::from_micros(self.began_us.saturating_sub(self.sent_us))
+    }
+}
+
+/// This machine's clock, Unix microseconds.
+pub(crate) fn unix_us() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(0)
+}
+
+type Lives = Arc<Mutex<BTreeMap<JobKey, Life>>>;
+
+/// The watcher.
+pub(crate) struct Watch {
+    lives: Lives,
+    _tasks: JoinSet<()>,
+}
+
+impl Watch {
+    /// Begins to listen, on a connection of its own.
+    pub(crate) async fn open(broker: Broker) -> Result<Self> {
+        let bells = broker.client().subscribe("grange.bell.>").await?;
+        let records = broker.client().subscribe("grange.on.state.>").await?;
+        // The answer comes after both subscriptions were taken.
+        broker.request("$JS.API.INFO".to_owned(), Bytes::new()).await?;
+        let lives = Lives::default();
+        let mut tasks = JoinSet::new();
+        let heard = lives.clone();
+        tasks.spawn(async move {
+            // The connection ends with the watcher.
+            let _connection = broker;
+            let mut all = futures_util::stream::select(bells, records);
+            while let Some(message) = all.next().await {
+                take(&heard, &message, unix_us());
+            }
+        });
+        Ok(Self { lives, _tasks: tasks })
+    }
+
+    /// A job is about to be published.
+    pub(crate) fn expect(&self, key: JobKey, lane: Lane) {
+        let life = Life {
+            lane,
+            sent_us: unix_us(),
+            stored_us: 0,
+            claimed_us: 0,
+            agent: String::new(),
+            ended_us: 0,
+            given_back: 0,
+            began_us: 0,
+            done_us: 0,
+        };
+        lock(&self.lives).insert(key, life);
+    }
+
+    /// Waits until every expected job has ended, at most so long, and gives what was seen of all; it starts anew then.
+    pub(crate) async fn all_ended(&self, limit: Duration) -> Vec<Life> {
+        let begun = Instant::now();
+        while begun.elapsed() < limit && lock(&self.lives).values().any(|life| life.ended_us == 0) {
+            tokio::time::sleep(EVERY).await;
+        }
+        let mut lives: Vec<Life> = std::mem::take(&mut *lock(&self.lives)).into_values().collect();
+        lives.sort_by_key(|life| life.sent_us);
+        lives
+    }
+
+    /// The same, where all must end.
+    pub(crate) async fn all_ended_well(&self, limit: Duration) -> Result<Vec<Life>> {
+        let lives = self.all_ended(limit).await;
+        let left = lives.iter().filter(|life| life.done_us == 0).count();
+        if left > 0 {
+            bail!("{left} of {} jobs did not succeed within {} s", lives.len(), limit.as_secs());
+        }
+        Ok(lives)
+    }
+}
+
+fn lock(lives: &Lives) -> MutexGuard<'_, BTreeMap<JobKey, Life>> {
+    lives.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn take(lives: &Lives, message: &Message, at_us: u64) {
+    if let Ok((_, key)) = parse_ticket(&message.subject) {
+        let passed_on = message.headers.as_ref().is_some_and(|headers| headers.get(HOPS_HEADER).is_some());
+        if let Some(life) = lock(lives).get_mut(&key).filter(|life| life.stored_us == 0 && !passed_on) {
+            life.stored_us = at_us;
+        }
+        return;
+    }
+    let (Some(key), Ok(record)) = (parse_state(&message.subject), Record::read(&message.payload)) else {
+        return;
+    };
+    if let Some(life) = lock(lives).get_mut(&key) {
+        heard(life, &record, at_us);
+    }
+}
+
+fn heard(life: &mut Life, record: &Record, at_us: u64) {
+    if record.state.is_held() && life.claimed_us == 0 {
+        life.claimed_us = at_us;
+        life.agent = record.attempt.as_ref().map(|attempt| attempt.agent.to_string()).unwrap_or_default();
+    }
+    if matches!(record.state, State::Queued | State::Retrying) && life.claimed_us > 0 {
+        life.given_back += 1;
+    }
+    if record.state.is_terminal() && life.ended_us == 0 {
+        life.ended_us = at_us;
+        let result = record.outcome.as_ref().and_then(|outcome| outcome.result.as_ref());
+        let value = result.map(grange_protocol::json::Json::value).unwrap_or_default();
+        life.began_us = value["began_us"].as_u64().unwrap_or(0);
+        life.done_us = value["ended_us"].as_u64().unwrap_or(0);
+    }
+}
