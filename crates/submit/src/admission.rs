@@ -9,10 +9,15 @@ use crate::output::Output;
 use crate::output::words::Level;
 use crate::resources::Policy;
 use grange_broker_client::query;
+use grange_broker_client::safety::{self, Settled};
+use grange_broker_client::submit::Submitted;
 use grange_protocol::admission::{Answer, explain, look};
+use grange_protocol::record::Record;
 use grange_protocol::resource::ResourceRequest;
 use grange_protocol::status::{AgentStatus, PluginState};
-use grange_protocol::subject::Lane;
+use grange_protocol::subject::{JobKey, Lane};
+use grange_protocol::ticket::Ticket;
+use std::time::Duration;
 
 /// Most hosts that a warning names.
 const NAMED: usize = 8;
@@ -38,6 +43,38 @@ pub(crate) async fn ask_farm(
         output.say(Level::Warning, &warning)?;
     }
     Ok(())
+}
+
+/// Sees to it that a job which nobody claims soon is refused. Opened before the job is submitted.
+pub(crate) struct Guard {
+    watch: safety::Watch,
+    ticket: Ticket,
+    within: Duration,
+}
+
+impl Guard {
+    pub(crate) async fn open(
+        session: &Session,
+        key: &JobKey,
+        ticket: &Ticket,
+        within: Option<Duration>,
+    ) -> Result<Self, Failure> {
+        let watch = safety::Watch::open(&session.broker, &session.ledger, key).await?;
+        Ok(Self { watch, ticket: ticket.clone(), within: within.unwrap_or(safety::CLAIMED_WITHIN) })
+    }
+
+    /// The record of the job if it was refused; None: an agent has it, or it has ended.
+    pub(crate) async fn settle(self, submitted: &Submitted) -> Result<Option<Box<Record>>, Failure> {
+        match self.watch.settle(submitted, &self.ticket, self.within).await {
+            Ok(Settled::Refused(record)) => Ok(Some(record)),
+            Ok(Settled::Taken) => Ok(None),
+            Err(error) => {
+                let id = &submitted.key.job;
+                Err(Failure::from(error)
+                    .hint(format!("the job may wait all the same: `grange why {id}`, `grange cancel {id}`")))
+            }
+        }
+    }
 }
 
 fn judge(job: Asked<'_>, policy: Policy, hosts: &[AgentStatus]) -> Result<Vec<String>, Failure> {

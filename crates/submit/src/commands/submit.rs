@@ -1,6 +1,6 @@
 //! `grange submit`.
 
-use crate::admission::{Asked, ask_farm};
+use crate::admission::{Asked, Guard, ask_farm};
 use crate::arguments::Arguments;
 use crate::cli::StateFlag;
 use crate::context::{Context, Session};
@@ -16,14 +16,13 @@ use grange_broker_client::ErrorKind;
 use grange_broker_client::follow::Follow;
 use grange_broker_client::submit::{Submission, Submitted, new_job_id, submit};
 use grange_protocol::name::PluginName;
+use grange_protocol::record::Record;
 use grange_protocol::subject::{JobKey, Lane};
 use grange_protocol::ticket::{Priority, TICKET_VERSION, Ticket, TimeLimits};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long a job under `safety` may wait to be claimed.
-const SAFETY_MS: u64 = 500;
-/// The longest such wait: who waits longer wants `queue` with `--max-wait`.
+/// The longest wait under `safety`: who waits longer wants `queue` with `--max-wait`.
 const LONGEST_SAFETY_MS: u64 = 3_600_000;
 /// Shortest wait for a start.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
@@ -82,8 +81,8 @@ pub(crate) struct SubmitFlags {
     #[arg(long, value_enum)]
     policy: Option<Policy>,
     /// Under `safety`: how long a job may wait to be claimed before it is refused, milliseconds [default: 500]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=LONGEST_SAFETY_MS))]
-    safety_ms: Option<u64>,
+    #[arg(long, value_name = "MS", value_parser = safety_ms)]
+    safety_ms: Option<Duration>,
     /// Submit without a look at the farm: even if no agent that is up has the plugin, or could ever run the job
     #[arg(long)]
     unchecked: bool,
@@ -97,6 +96,13 @@ fn wait(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
         wait if wait >= SHORTEST_WAIT => Ok(wait),
         _ => Err(format!("`{text}` is too short; the least is 1s")),
+    }
+}
+
+fn safety_ms(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(ms @ 1..=LONGEST_SAFETY_MS) => Ok(Duration::from_millis(ms)),
+        _ => Err(format!("`{text}` is not a number of milliseconds from 1 to {LONGEST_SAFETY_MS}")),
     }
 }
 
@@ -129,9 +135,18 @@ pub(crate) async fn run(
     let submission = submission(&flags, context, wanted, arguments);
     let key = JobKey { owner: submission.owner.clone(), job: new_job_id() };
     let submission = Submission { job: Some(key.job.clone()), ..submission };
+    let guard = match policy {
+        Policy::Safety => Some(Guard::open(&session, &key, &submission.ticket, flags.safety_ms).await?),
+        Policy::Queue | Policy::Permissive => None,
+    };
     if flags.detach {
         let submitted = send(&session, submission, &key).await?;
         context.state.remember(&key);
+        if let Some(guard) = guard
+            && let Some(record) = guard.settle(&submitted).await?
+        {
+            return Err(refused(&key, &record));
+        }
         output.submitted(&submitted, false)?;
         return Ok(Exit::Ok);
     }
@@ -140,11 +155,32 @@ pub(crate) async fn run(
     let submitted = send(&session, submission, &key).await?;
     context.state.remember(&key);
     output.submitted(&submitted, true)?;
-    let record = follow(&session, &key, updates, &mut interrupts, output).await?;
+    let guarded = settle(guard, &submitted);
+    let record = tokio::select! {
+        record = follow(&session, &key, updates, &mut interrupts, output) => record?,
+        failure = guarded => return Err(failure),
+    };
     let exit = Exit::of_state(record.state);
     let ended = ending(context, key, record, flags.out.as_deref(), true).await?;
     output.ended(&ended)?;
     Ok(exit)
+}
+
+/// Ends only where the job cannot be refused that should be; else its end, whichever, is heard by who follows it.
+async fn settle(guard: Option<Guard>, submitted: &Submitted) -> Failure {
+    if let Some(guard) = guard
+        && let Err(failure) = guard.settle(submitted).await
+    {
+        return failure;
+    }
+    std::future::pending().await
+}
+
+fn refused(key: &JobKey, record: &Record) -> Failure {
+    let failure = record.outcome.as_ref().and_then(|outcome| outcome.failure.as_ref());
+    let why = failure.map(|failure| format!(": {}", failure.message)).unwrap_or_default();
+    Failure::new(Exit::JobRefused, format!("job {} was refused{why}", key.job))
+        .hint("`--policy queue` lets a job wait")
 }
 
 /// What goes only with `safety`, or never with it.

@@ -46,7 +46,9 @@ pub(super) fn failure(end: &Ended, look: Look) -> Vec<String> {
     };
     let raised = failure.exception.as_deref().filter(|name| !failure.message.contains(name));
     let raised = raised.map(|name| format!("{}: ", clean(name))).unwrap_or_default();
-    let mut lines = vec![format!("{}: {raised}{}", failure.kind, clean_lines(&failure.message))];
+    // A job that never ran did not fail by anything: why it was refused is all there is to say.
+    let kind = if end.record.state == State::Refused { String::new() } else { format!("{}: ", failure.kind) };
+    let mut lines = vec![format!("{kind}{raised}{}", clean_lines(&failure.message))];
     let shown = |text: &Option<String>| text.as_deref().map(clean_lines).unwrap_or_default();
     for text in [shown(&failure.traceback), shown(&failure.stderr)] {
         let count = text.lines().count();
