@@ -4,7 +4,7 @@ use crate::script::{Gpu, SCRIPT_VARIABLE, Script, USE_FOLDER, Use};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Which version of a file was read: a rename gives another inode, a rewrite another time.
@@ -24,8 +24,26 @@ fn with_kept<T>(act: impl FnOnce(&mut Kept) -> T) -> T {
     act(kept.get_or_insert_default())
 }
 
+/// The script's path: from the environment, else `script.json` beside the library, so that one process can load copies
+/// with a script each.
 fn script_path() -> Option<PathBuf> {
-    std::env::var_os(SCRIPT_VARIABLE).map(PathBuf::from)
+    static PATH: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let named = || std::env::var_os(SCRIPT_VARIABLE).map(PathBuf::from);
+    PATH.get_or_init(|| named().or_else(|| Some(library_path()?.with_file_name("script.json")))).clone()
+}
+
+/// Where this library was loaded from: the file whose mapping holds this function.
+fn library_path() -> Option<PathBuf> {
+    let here = library_path as *const () as usize;
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let line = maps.lines().find(|line| {
+        let bounds = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let bound = |text: &str| usize::from_str_radix(text, 16).ok();
+        bounds.is_some_and(|(low, high)| {
+            bound(low).zip(bound(high)).is_some_and(|(low, high)| (low..high).contains(&here))
+        })
+    })?;
+    Some(PathBuf::from(&line[line.find('/')?..]))
 }
 
 /// The script. None: there is none, or it cannot be read, which is a host whose driver is not loaded.

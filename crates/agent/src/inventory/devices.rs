@@ -1,0 +1,227 @@
+//! Every device that was ever seen in this life, what was told of it last, and what is wrong with it. Pure.
+//!
+//! A fault stands until somebody wants another try: what comes back by itself has not been looked at by anybody.
+
+use super::notices::Notices;
+use super::told::{Answer, Device, Library, Round, Trouble};
+use super::xid::{Class, class};
+use std::collections::BTreeSet;
+
+/// Rounds that may fail in a row before it is a fault: an error may pass.
+const FAILURES: u32 = 3;
+/// Longest name of a model, bytes.
+const NAME_BYTES: usize = 96;
+
+/// One device.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// The GPU's number in NVML; slices have their GPU's.
+    index: u32,
+    /// What was told last, made plausible.
+    pub(super) device: Device,
+    /// What is wrong with it.
+    pub(super) fault: Option<String>,
+    failures: u32,
+    is_there: bool,
+}
+
+impl Known {
+    fn fails(&mut self, why: &str) {
+        if self.fault.is_none() {
+            tracing::error!(gpu = self.device.uuid, why, "GPU out of service");
+            self.fault = Some(why.to_owned());
+        }
+    }
+
+    fn failed(&mut self, why: &str) {
+        self.is_there = true;
+        self.failures += 1;
+        tracing::warn!(gpu = self.device.uuid, why, failures = self.failures, "NVML failed");
+        if self.failures >= FAILURES {
+            self.fails(&format!("NVML failed {FAILURES} times: {why}"));
+        }
+    }
+}
+
+/// All of them, in the order in which they were seen first.
+#[derive(Debug, Default)]
+pub(super) struct Devices {
+    known: Vec<Known>,
+    hung: BTreeSet<u32>,
+}
+
+impl Devices {
+    /// All of them.
+    pub(super) fn all(&self) -> &[Known] {
+        &self.known
+    }
+
+    /// GPUs that must not be asked: they do not answer.
+    pub(super) fn hung(&self) -> &BTreeSet<u32> {
+        &self.hung
+    }
+
+    /// Takes what a round brought. `hang` is what is said of a GPU that did not answer.
+    pub(super) fn take(&mut self, round: &Round, hang: &str, notices: &mut Notices) {
+        for known in &mut self.known {
+            known.is_there = self.hung.contains(&known.index);
+        }
+        let mut met = BTreeSet::new();
+        for answer in &round.answers {
+            self.take_answer(answer, &mut met, notices);
+        }
+        for index in &round.hung {
+            self.hung.insert(*index);
+            self.each(*index, |known| {
+                known.is_there = true;
+                known.fails(hang);
+            });
+            self.say_if_unknown(*index, hang, notices);
+        }
+        for known in &mut self.known {
+            match &round.library {
+                Library::Failing(why) => known.failed(why),
+                Library::Off(why) => known.fails(why),
+                Library::Asked | Library::Absent(_) if !known.is_there => {
+                    known.fails("it is no longer there")
+                }
+                Library::Asked | Library::Absent(_) => {}
+            }
+        }
+    }
+
+    /// Gives a device another try, and those that share its GPU; None: every one. What is not there is forgotten.
+    pub(super) fn retry(&mut self, uuid: Option<&str>) {
+        let of = |known: &Known| uuid.is_none_or(|uuid| known.device.uuid == uuid);
+        let indices: BTreeSet<u32> = self.known.iter().filter(|k| of(k)).map(|k| k.index).collect();
+        self.known.retain(|known| known.is_there || !of(known));
+        for known in self.known.iter_mut().filter(|known| indices.contains(&known.index)) {
+            known.fault = None;
+            known.failures = 0;
+        }
+        self.hung.retain(|index| uuid.is_some() && !indices.contains(index));
+    }
+
+    fn each(&mut self, index: u32, act: impl FnMut(&mut Known)) {
+        self.known.iter_mut().filter(|known| known.index == index).for_each(act);
+    }
+
+    fn take_answer(&mut self, answer: &Answer, met: &mut BTreeSet<String>, notices: &mut Notices) {
+        match &answer.devices {
+            Ok(devices) => {
+                notices.take_back(&unknown_key(answer.index));
+                for device in devices {
+                    self.take_device(answer.index, device, met, notices);
+                }
+            }
+            Err(Trouble::Lost(why)) => {
+                self.each(answer.index, |known| {
+                    known.is_there = true;
+                    known.fails(&format!("lost: {why}"));
+                });
+                self.say_if_unknown(answer.index, why, notices);
+            }
+            Err(Trouble::Failing(why)) => {
+                self.each(answer.index, |known| known.failed(why));
+                self.say_if_unknown(answer.index, why, notices);
+            }
+        }
+        for code in &answer.xids {
+            self.take_xid(answer.index, *code, notices);
+        }
+    }
+
+    fn take_device(&mut self, index: u32, told: &Device, met: &mut BTreeSet<String>, notices: &mut Notices) {
+        let Some(device) = plausible(told, notices) else { return };
+        if !met.insert(device.uuid.clone()) {
+            notices.say(
+                &format!("twice {}", device.uuid),
+                format!("NVML shows two GPUs with the identity `{}`; one is used", device.uuid),
+            );
+            return;
+        }
+        match self.known.iter_mut().find(|known| known.device.uuid == device.uuid) {
+            Some(known) => {
+                (known.index, known.device, known.failures, known.is_there) = (index, device, 0, true);
+            }
+            None => {
+                tracing::info!(gpu = device.uuid, name = device.name, "GPU found");
+                self.known.push(Known { index, device, fault: None, failures: 0, is_there: true });
+            }
+        }
+    }
+
+    fn take_xid(&mut self, index: u32, code: Option<u64>, notices: &mut Notices) {
+        let shown = code.map_or_else(|| "unknown".to_owned(), |code| code.to_string());
+        match code.map_or(Class::Noted, class) {
+            Class::Fault(meaning) => {
+                self.each(index, |known| known.fails(&format!("XID {shown}: {meaning}")))
+            }
+            Class::Application => tracing::info!(index, xid = shown, "an application upset a GPU"),
+            Class::Noted => self.each(index, |known| {
+                let uuid = &known.device.uuid;
+                let text = format!("GPU `{uuid}` reported XID {shown}; it stays in service");
+                notices.say(&format!("xid {uuid} {shown}"), text);
+            }),
+        }
+    }
+
+    fn say_if_unknown(&self, index: u32, why: &str, notices: &mut Notices) {
+        if !self.known.iter().any(|known| known.index == index) {
+            notices.say(&unknown_key(index), format!("GPU number {index} of NVML cannot be used: {why}"));
+        }
+    }
+}
+
+fn unknown_key(index: u32) -> String {
+    format!("unknown {index}")
+}
+
+/// What can be believed of what was told. None: nothing.
+fn plausible(told: &Device, notices: &mut Notices) -> Option<Device> {
+    let is_word = |c: char| !c.is_whitespace() && !c.is_control() && c != ',';
+    if told.uuid.is_empty() || !told.uuid.chars().all(is_word) {
+        notices.say("identity", format!("a GPU is not used: its identity {:?} is no word", told.uuid));
+        return None;
+    }
+    let mut device = told.clone();
+    let uuid = &told.uuid;
+    let lie = format!("memory {uuid}");
+    if told.free > told.total || told.used > told.total {
+        let text = format!(
+            "NVML says of GPU `{uuid}` that {} bytes are free and {} used of {}; more than all is not believed",
+            told.free, told.used, told.total,
+        );
+        // The figures change with every look; the lie is the same.
+        if !notices.is_said(&lie) {
+            notices.say(&lie, text);
+        }
+    }
+    device.free = told.free.min(told.total);
+    let listed = told.listed.iter().flatten().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
+    device.used = told.used.max(told.total - device.free).max(listed).min(told.total);
+    device.utilisation = told.utilisation.min(100);
+    let clean = told.name.chars().filter(|c| !c.is_control());
+    device.name = clean
+        .scan(0, |bytes, c| {
+            *bytes += c.len_utf8();
+            (*bytes <= NAME_BYTES).then_some(c)
+        })
+        .collect();
+    Some(device)
+}
+
+/// The devices that an NVLink, or a switch between NVLinks, joins each device to, in the devices' order.
+pub(super) fn peers(devices: &[&Device]) -> Vec<Vec<String>> {
+    let is_gpu = |bus: &String| devices.iter().any(|device| device.bus == *bus);
+    let joined = |a: &Device, b: &Device| {
+        a.ends.contains(&b.bus)
+            || b.ends.contains(&a.bus)
+            || a.ends.iter().any(|end| !is_gpu(end) && b.ends.contains(end))
+    };
+    let of = |a: &Device| {
+        let others = devices.iter().filter(|b| b.uuid != a.uuid && !a.mig && !b.mig && joined(a, b));
+        others.map(|b| b.uuid.clone()).collect()
+    };
+    devices.iter().map(|device| of(device)).collect()
+}
