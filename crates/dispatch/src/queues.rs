@@ -42,6 +42,8 @@ struct Knowledge {
     again_at: Option<Time>,
     /// Tickets that came before their bells.
     early: VecDeque<JobId>,
+    /// Tickets whose bells the pull that is out answers.
+    answered: Vec<JobId>,
     /// A pull found it empty at this time, and none since found as much as it looked for. A bell that was answered says
     /// nothing of it: the ticket that came may have been an older one.
     empty_since: Option<Time>,
@@ -64,7 +66,7 @@ impl Knowledge {
 
     fn take_bells(&mut self, count: u32) {
         let named = (count as usize).min(self.bells.len());
-        self.bells.drain(..named);
+        self.answered = self.bells.drain(..named).collect();
         self.more_bells = self.more_bells.saturating_sub(count - u32::try_from(named).unwrap_or(count));
     }
 
@@ -221,7 +223,7 @@ impl Queues {
         if let Some(job) = job {
             if let Some(rung) = known.bells.iter().position(|rung| rung == job) {
                 known.bells.remove(rung);
-            } else {
+            } else if !known.answered.contains(job) {
                 known.early.push_back(job.clone());
                 if known.early.len() > EARLY_MAX {
                     known.early.pop_front();
@@ -235,15 +237,24 @@ impl Queues {
                     known.empty_since = None;
                 }
                 (known.standing, known.lively) = (false, true);
+                known.answered.clear();
             }
         }
         self.owners.insert(queue.owner.clone(), turn);
+    }
+
+    /// A ticket goes back: its bell, when it rings again, is news.
+    pub(crate) fn went_back(&mut self, queue: &Queue, job: &JobId) {
+        if let Some(known) = self.get(queue) {
+            known.early.retain(|early| early != job);
+        }
     }
 
     /// A pull brought all that is there. One that nobody waits for any more says nothing.
     pub(crate) fn ended(&mut self, queue: &Queue, now: Time) {
         if let Some(known) = self.get(queue).filter(|known| known.asked > 0) {
             known.asked = 0;
+            known.answered.clear();
             (known.standing, known.lively) = (false, false);
             (known.empty_since, known.age) = (Some(now), None);
         }

@@ -96,6 +96,7 @@ impl Dispatcher {
         }
         let usable = self.plugins.get_mut(&name).filter(|known| !known.gone);
         let Some(plugin) = usable.filter(|_| self.mode == Mode::Working) else {
+            self.queues.went_back(queue, &job.job);
             out.push(Action::Return { job, delay_ms: 0 });
             return Touched::One(name);
         };
@@ -103,6 +104,7 @@ impl Dispatcher {
         let needed =
             resources.filter(|_| plugin.shapes[shape].is_heavy()).map(|own| plugin.spec.request.raised(own));
         if needed.is_some_and(|needed| self.lack_for_good(needed).is_some()) {
+            self.queues.went_back(queue, &job.job);
             out.push(Action::Return { job, delay_ms: TOO_BIG_MS });
             return Touched::One(name);
         }
@@ -170,7 +172,9 @@ impl Dispatcher {
             return Touched::Nobody;
         }
         self.unplace(key);
-        self.jobs.remove(key).map_or(Touched::Nobody, |job| Touched::Freed(job.plugin))
+        let Some(job) = self.jobs.remove(key) else { return Touched::Nobody };
+        self.queues.went_back(&job.queue, &key.job);
+        Touched::Freed(job.plugin)
     }
 
     /// A job that had no place in a worker yet gets one, or needs none any more.
@@ -198,6 +202,9 @@ impl Dispatcher {
         let Some(job) = self.jobs.get_mut(key).filter(|job| job.phase != Phase::Settling) else { return };
         job.phase = Phase::Settling;
         self.settling += 1;
+        if let Conclusion::Retry(_) = how {
+            self.queues.went_back(&job.queue, &key.job);
+        }
         out.push(Action::Conclude { job: key.clone(), how });
     }
 
