@@ -12,6 +12,9 @@ mod stops;
 #[cfg(test)]
 #[path = "scripts/talk.rs"]
 mod talk;
+#[cfg(test)]
+#[path = "scripts/words.rs"]
+mod words;
 
 use grange_dispatch::Input;
 use talk::{Talk, spec};
@@ -19,42 +22,96 @@ use talk::{Talk, spec};
 #[test]
 fn a_job_from_its_bell_to_its_end() {
     let mut t = Talk::swept(spec(1, 1));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("a"), &["claim a"]);
     t.says(Talk::claimed("a"), &["spawn w1"]);
     t.says(Talk::ready(1), &["run a on w1"]);
     t.says(Talk::ended("a", 50.0), &["conclude a: reported"]);
     t.says(Talk::settled("a"), &[]);
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::claimed("b"), &["run b on w1"]);
 }
 
 #[test]
-fn a_new_plugin_is_listened_for_then_swept_from_the_top() {
+fn the_queues_of_a_new_plugin_are_swept_from_the_top() {
     let mut t = Talk::new();
-    let first = ["listen default/ocr any/ocr", "pull any/urgent 4"];
-    t.says(Talk::plugin_ready(spec(2, 2)), &first);
-    for (lane, next) in [
-        ("any/urgent", "pull default/urgent 4"),
+    t.says(Talk::plugin_ready(spec(2, 2)), &[]);
+    t.says(Talk::open("default/normal"), &["pull default/normal 4"]);
+    for queue in ["any/low", "default/high", "any/high", "default/urgent"] {
+        t.says(Talk::open(queue), &[]);
+    }
+    for (queue, next) in [
+        ("default/normal", "pull default/urgent 4"),
         ("default/urgent", "pull any/high 4"),
         ("any/high", "pull default/high 4"),
-        ("default/high", "pull any/normal 4"),
-        ("any/normal", "pull default/normal 4"),
-        ("default/normal", "pull any/low 4"),
-        ("any/low", "pull default/low 4"),
+        ("default/high", "pull any/low 4"),
     ] {
-        t.says(Talk::pull_ended(lane), &[next]);
+        t.says(Talk::pull_ended(queue), &[next]);
     }
-    t.says(Talk::pull_ended("default/low"), &[]);
+    t.says(Talk::pull_ended("any/low"), &[]);
+}
+
+#[test]
+fn a_queue_that_nobody_asked_before_is_opened_when_its_bell_rings() {
+    let mut t = Talk::new();
+    t.tell(Talk::plugin_ready(spec(1, 1)));
+    t.says(Talk::bell("normal", "a"), &["open default/normal"]);
+    t.says(Talk::bell("normal", "b"), &[]);
+    t.says(Talk::open("default/normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("a"), &["claim a"]);
+    t.says(Input::QueueClosed { queue: words::queue("default/low") }, &[]);
+    t.says(Talk::bell("low", "c"), &["open default/low"]);
+    t.says(Input::QueueClosed { queue: words::queue("default/low") }, &[]);
+    t.says(Talk::bell("low", "d"), &["open default/low"]);
+    t.says(Talk::open("default/low"), &[]);
+    t.says(Talk::not_claimed("a"), &["pull default/normal 1 wait"]);
+    t.says(Talk::pull_ended("default/normal"), &["pull default/low 1 wait"]);
+}
+
+#[test]
+fn a_bell_is_known_again() {
+    let mut t = Talk::swept(spec(3, 1));
+    t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "b"), &[]);
+    t.says(Talk::bell("normal", "b"), &[]);
+    t.says(Talk::delivered("a"), &["claim a", "pull default/normal 1 wait"]); // `b` rang twice and is one ticket
+    t.says(Talk::pull_ended("default/normal"), &[]);
+    t.says(Input::Reconnected, &["pull any/urgent 2"]);
+    t.says(Talk::delivered_from("any/urgent", "c"), &["claim c"]);
+    t.says(Talk::bell("any/urgent", "c"), &[]); // it is here already
+    t.says(Talk::bell("default/urgent", "d"), &[]);
+    t.says(Talk::pull_ended("any/urgent"), &["pull default/urgent 1 wait"]);
+}
+
+#[test]
+fn the_bell_of_a_ticket_that_went_back_is_news() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Input::Reconnected, &["pull any/urgent 1"]);
+    t.says(Talk::delivered_from("any/urgent", "a"), &["claim a"]); // its bell was never heard
+    t.says(Talk::claimed("a"), &["spawn w1"]);
+    t.says(Talk::exited(1), &["spawn w2"]);
+    t.says(Talk::ready(2), &["run a on w2"]);
+    t.says(Talk::exited(2), &["conclude a: retry, WorkerCrashed", "pull default/urgent 1"]);
+    t.says(Talk::settled("a"), &[]);
+    t.says(Talk::pull_ended("default/urgent"), &["pull any/urgent 1"]);
+    t.says(Talk::bell("any/urgent", "a"), &[]);
+    t.says(Talk::pull_ended("any/urgent"), &["pull any/urgent 1 wait"]);
+
+    // And so is that of one that came in answer to its bell.
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("b");
+    t.says(Talk::exited(1), &["conclude b: retry, WorkerCrashed"]);
+    t.says(Talk::settled("b"), &[]);
+    t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
 }
 
 #[test]
 fn a_bell_without_room_is_answered_when_there_is_room() {
     let mut t = Talk::swept(spec(1, 1));
     t.running("a");
-    t.says(Talk::bell("low"), &[]);
-    t.says(Talk::bell("high"), &[]);
+    t.says(Talk::bell("low", "x1"), &[]);
+    t.says(Talk::bell("high", "x2"), &[]);
     t.says(Talk::ended("a", 50.0), &["conclude a: reported", "pull default/high 1 wait"]);
     t.says(Talk::pull_ended("default/high"), &["pull default/low 1 wait"]);
 }
@@ -62,9 +119,9 @@ fn a_bell_without_room_is_answered_when_there_is_room() {
 #[test]
 fn a_bell_during_a_pull_is_answered_after_it() {
     let mut t = Talk::swept(spec(1, 1));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
-    t.says(Talk::bell("normal"), &[]);
-    t.says(Talk::bell("high"), &[]);
+    t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "x2"), &[]);
+    t.says(Talk::bell("high", "x3"), &[]);
     t.says(Talk::pull_ended("default/normal"), &["pull default/high 1 wait"]);
     t.says(Talk::pull_ended("default/high"), &["pull default/normal 1 wait"]);
     t.says(Talk::pull_ended("default/normal"), &[]);
@@ -73,10 +130,10 @@ fn a_bell_during_a_pull_is_answered_after_it() {
 #[test]
 fn several_bells_are_one_pull_as_large_as_the_room() {
     let mut t = Talk::swept(spec(2, 1));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
-    t.says(Talk::bell("low"), &[]);
-    t.says(Talk::bell("low"), &[]);
-    t.says(Talk::bell("low"), &[]);
+    t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("low", "x2"), &[]);
+    t.says(Talk::bell("low", "x3"), &[]);
+    t.says(Talk::bell("low", "x4"), &[]);
     t.says(Talk::pull_ended("default/normal"), &["pull default/low 2 wait"]);
     t.says(Talk::pull_ended("default/low"), &["pull default/low 1 wait"]);
 }
@@ -104,7 +161,7 @@ fn an_empty_lane_rests_250_ms_from_freed_slots_and_2_s_from_all_else() {
 #[test]
 fn another_lane_is_not_asked_for_more_than_can_start() {
     let mut t = Talk::swept(spec(2, 2));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("a"), &["claim a"]);
     t.now = 2_000;
     t.says(Input::Tick, &["pull any/urgent 3"]);
@@ -115,15 +172,15 @@ fn another_lane_is_not_asked_for_more_than_can_start() {
 #[test]
 fn something_that_is_no_ticket_makes_room_for_the_next() {
     let mut t = Talk::swept(spec(1, 1));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
-    t.says(Talk::bell("normal"), &[]);
+    t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "x2"), &[]);
     t.says(Talk::unusable("default/normal"), &["pull default/normal 1 wait"]);
 }
 
 #[test]
 fn a_reconnect_forgets_pulls_and_looks_everywhere() {
     let mut t = Talk::swept(spec(1, 1));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);
     t.says(Input::Reconnected, &["pull any/urgent 1"]);
     t.says(Talk::pull_ended("any/urgent"), &["pull default/urgent 1"]);
 }
@@ -135,37 +192,37 @@ fn a_worker_that_does_not_come_up_fails_what_waits_and_rests_twice_as_long_each_
     for pause in [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000] {
         worker += 1;
         t.now = at;
-        t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+        t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
         t.says(Talk::delivered("a"), &["claim a"]);
         t.says(Talk::claimed("a"), &[&format!("spawn w{worker}")]);
         t.says(Talk::failed(worker), &["conclude a: failed, no module named `ocr`"]);
         t.says(Talk::settled("a"), &[]);
         t.now = at + pause - 1;
-        t.says(Talk::bell("high"), &[]);
+        t.says(Talk::bell("high", "x1"), &[]);
         at += pause;
         t.now = at;
         let said = t.hears(Input::Tick);
         assert!(said[0].starts_with("pull "), "{said:?}");
         t.sweep(said);
     }
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("a"), &["claim a"]);
     t.says(Talk::claimed("a"), &["spawn w9"]);
     t.says(Talk::ready(9), &["run a on w9"]);
     t.says(Talk::exited(9), &["conclude a: retry, WorkerCrashed"]);
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::claimed("b"), &["spawn w10"]);
     t.says(Talk::failed(10), &["conclude b: failed, no module named `ocr`"]);
     t.now += 1_000;
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "x2"), &["pull default/normal 1 wait"]);
 }
 
 #[test]
 fn a_failed_start_beside_another_worker_fails_nothing() {
     let mut t = Talk::swept(spec(1, 2));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
-    t.says(Talk::bell("normal"), &[]);
+    t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "b"), &[]);
     t.says(Talk::delivered("a"), &["claim a", "pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::claimed("a"), &["spawn w1"]);
@@ -183,7 +240,7 @@ fn a_crash_retries_what_ran_and_hands_back_what_was_behind() {
     let mut t = Talk::swept(spec(1, 1));
     t.learn_short();
     t.running("a");
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b ahead", "pull default/normal 1 wait"]);
     t.says(Talk::claimed("b"), &["run b on w1"]);
     t.says(Talk::exited(1), &["conclude a: retry, WorkerCrashed", "conclude b: retry, NotStarted"]);
@@ -242,33 +299,42 @@ fn a_plugin_that_goes_hands_back_what_waits_and_lets_the_rest_finish() {
     t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::claimed("b"), &[]);
     t.says(Talk::delivered("c"), &["claim c"]);
-    t.says(Talk::plugin_gone(), &["listen", "conclude b: retry, NotStarted"]);
+    t.says(Talk::plugin_gone(), &["conclude b: retry, NotStarted"]);
     t.says(Talk::claimed("c"), &["conclude c: retry, NotStarted"]);
     t.says(Talk::delivered("d"), &["return d"]);
-    t.says(Talk::ended("a", 50.0), &["conclude a: reported"]);
-    let again = ["listen default/ocr any/ocr", "pull any/urgent 1"];
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "stop w1"]);
+    t.says(Talk::exited(1), &[]);
+    let again = ["pull any/urgent 1"];
     t.says(Talk::plugin_ready(spec(1, 1)), &again);
 }
 
 #[test]
 fn with_1024_ends_under_way_nothing_is_pulled() {
     let mut t = Talk::swept(spec(1_024, 2));
-    t.says(Input::Reconnected, &["pull any/urgent 1024"]);
-    for n in 0..1_023 {
-        let job = format!("j{n}");
-        t.hears(Talk::delivered_from("any/urgent", &job));
-        t.hears(Talk::cancel(&job));
-        t.hears(Talk::claimed(&job));
+    let mut said = t.hears(Input::Reconnected);
+    let mut ends = 0;
+    while let Some(pull) = said.iter().find_map(|said| said.strip_prefix("pull ")) {
+        let (queue, batch) = pull.split_once(' ').unwrap();
+        let (queue, batch): (String, u32) = (queue.to_owned(), batch.parse().unwrap());
+        // The last one that came may be on its way to its end.
+        assert!(ends + batch <= 1_025, "{batch} are asked with {ends} ends under way");
+        for _ in 0..batch {
+            ends += 1;
+            let job = format!("j{ends}");
+            said = t.hears(Talk::delivered_from(&queue, &job));
+            t.tell(Talk::cancel(&job));
+            let ended = t.hears(Talk::claimed(&job));
+            assert_eq!(ended[0], format!("conclude {job}: cancelled"));
+            said.extend(ended);
+        }
     }
-    t.says(Talk::pull_ended("any/urgent"), &["pull default/urgent 1"]);
-    t.says(Talk::delivered_from("default/urgent", "last"), &["claim last", "pull default/urgent 1"]);
-    t.says(Talk::cancel("last"), &[]);
-    t.says(Talk::claimed("last"), &["conclude last: cancelled"]);
-    t.says(Talk::pull_ended("default/urgent"), &[]);
-    t.hears(Talk::delivered("stray"));
-    t.hears(Talk::cancel("stray"));
+    assert_eq!(ends, 1_025);
+    t.tell(Talk::delivered("stray"));
+    t.tell(Talk::cancel("stray"));
     t.says(Talk::claimed("stray"), &["conclude stray: cancelled"]);
     t.says(Input::Tick, &[]);
-    t.says(Talk::settled("last"), &[]);
-    t.says(Talk::settled("stray"), &["pull any/high 1"]);
+    t.says(Talk::settled("j1"), &[]);
+    t.says(Talk::settled("j2"), &[]);
+    let said = t.hears(Talk::settled("stray"));
+    assert!(said[0].starts_with("pull ") && said[0].ends_with(" 1"), "{said:?}");
 }

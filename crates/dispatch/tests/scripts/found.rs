@@ -6,18 +6,18 @@ use grange_dispatch::{Input, PluginSpec};
 #[test]
 fn a_plugin_that_comes_back_waits_for_the_pull_that_is_out() {
     let mut t = Talk::swept(spec(1, 1));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
-    t.says(Talk::plugin_gone(), &["listen"]);
-    t.says(Talk::plugin_ready(spec(1, 1)), &["listen default/ocr any/ocr"]);
+    t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);
+    t.says(Talk::plugin_gone(), &[]);
+    t.says(Talk::plugin_ready(spec(1, 1)), &[]);
     t.says(Talk::pull_ended("default/normal"), &["pull any/urgent 1"]);
 }
 
 #[test]
 fn a_drain_waits_for_the_pull_of_a_plugin_that_went() {
     let mut t = Talk::swept(spec(1, 1));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
-    t.says(Talk::plugin_gone(), &["listen"]);
-    t.says(Input::DrainRequested, &["listen"]);
+    t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
+    t.says(Talk::plugin_gone(), &[]);
+    t.says(Input::DrainRequested, &[]);
     t.says(Talk::delivered("a"), &["return a", "exit"]);
 }
 
@@ -25,7 +25,7 @@ fn a_drain_waits_for_the_pull_of_a_plugin_that_went() {
 fn a_drain_hears_no_bells_again() {
     let mut t = Talk::swept(spec(1, 1));
     t.running("a");
-    t.says(Input::DrainRequested, &["listen"]);
+    t.says(Input::DrainRequested, &[]);
     t.says(Talk::plugin_gone(), &[]);
     t.says(Talk::plugin_ready(spec(1, 1)), &[]);
 }
@@ -46,7 +46,7 @@ fn a_run_behind_another_has_its_time_from_its_own_start() {
     let mut t = Talk::swept(PluginSpec { timeout_ms: Some(1_500), ..spec(1, 1) });
     t.learn_short();
     t.running("a");
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b ahead", "pull default/normal 1 wait"]);
     t.says(Talk::claimed("b"), &["run b on w1"]);
     t.now = 100;
@@ -99,7 +99,7 @@ fn a_cancelled_run_says_nothing_of_how_long_runs_take() {
 #[test]
 fn a_late_end_of_a_pull_says_nothing_of_its_lane() {
     let mut t = Talk::swept(spec(1, 1));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);
     t.says(Input::Reconnected, &["pull any/urgent 1"]);
     t.says(Talk::pull_ended("default/normal"), &[]);
     for (lane, next) in [
@@ -118,25 +118,16 @@ fn a_worker_that_was_up_and_failed_crashed() {
     let mut t = Talk::swept(spec(1, 1));
     t.running("a");
     t.says(Talk::failed(1), &["conclude a: retry, WorkerCrashed"]);
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]); // it rests only after failed starts
+    t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]); // it rests only after failed starts
 }
 
 #[test]
 fn a_bell_in_a_lane_that_holds_more_hides_nothing() {
     let mut t = Talk::new();
-    let said = t.hears(Talk::plugin_ready(spec(1, 1)));
-    assert_eq!(said[1], "pull any/urgent 1");
-    for (lane, next) in [
-        ("any/urgent", "pull default/urgent 1"),
-        ("default/urgent", "pull any/high 1"),
-        ("any/high", "pull default/high 1"),
-        ("default/high", "pull any/normal 1"),
-        ("any/normal", "pull default/normal 1"),
-    ] {
-        t.says(Talk::pull_ended(lane), &[next]);
-    }
+    t.tell(Talk::plugin_ready(spec(1, 1)));
+    t.says(Talk::open("default/normal"), &["pull default/normal 1"]);
     t.says(Talk::delivered("a"), &["claim a"]);
-    t.says(Talk::bell("normal"), &[]);
+    t.says(Talk::bell("normal", "b"), &[]);
     t.says(Talk::not_claimed("a"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::not_claimed("b"), &["pull default/normal 1"]); // it was never found empty
@@ -147,7 +138,7 @@ fn bells_that_are_answered_do_not_put_off_the_next_look_at_their_lane() {
     let mut t = Talk::swept(spec(1, 2));
     for (now, job) in [(100, "a"), (1_900, "b")] {
         t.now = now;
-        t.says(Talk::bell("low"), &["pull default/low 1 wait"]);
+        t.says(Talk::bell("low", "x1"), &["pull default/low 1 wait"]);
         t.says(Talk::delivered_from("default/low", job), &[&format!("claim {job}")]);
     }
     t.now = 2_000;

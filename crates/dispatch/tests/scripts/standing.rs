@@ -7,7 +7,7 @@ use grange_dispatch::Input;
 fn followed() -> Talk {
     let mut t = Talk::swept(spec(1, 1));
     t.learn_short();
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("a"), &["claim a", "pull default/normal 1 wait"]);
     t.says(Talk::claimed("a"), &["run a on w1"]);
     t
@@ -26,15 +26,15 @@ fn a_short_job_is_followed_until_nothing_follows() {
     t.says(Talk::ended("b", 1.0), &["conclude b: reported"]);
     t.says(Talk::settled("b"), &[]);
     t.says(Input::Tick, &[]);
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);
 }
 
 #[test]
 fn a_bell_is_answered_beside_a_standing_pull_with_the_slots_that_are_left() {
     let mut t = followed();
-    t.says(Talk::bell("urgent"), &["pull default/urgent 1 wait"]);
-    for _ in 0..3 {
-        t.says(Talk::bell("urgent"), &[]);
+    t.says(Talk::bell("urgent", "b"), &["pull default/urgent 1 wait"]);
+    for job in ["x1", "x2", "x3"] {
+        t.says(Talk::bell("urgent", job), &[]);
     }
     // Five slots: `a`, `b` and the standing pull have three.
     t.says(Talk::delivered_from("default/urgent", "b"), &["claim b ahead", "pull default/urgent 2 wait"]);
@@ -50,20 +50,20 @@ fn a_bell_waits_for_a_standing_pull_that_has_the_last_slot() {
     t.says(Talk::ended("a", 4.0), &["conclude a: reported", "pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b", "pull default/normal 1 wait"]);
     t.says(Talk::claimed("b"), &["run b on w1"]);
-    t.says(Talk::bell("urgent"), &[]); // two slots: `b` and the standing pull
+    t.says(Talk::bell("urgent", "x1"), &[]); // two slots: `b` and the standing pull
     t.says(Talk::ended("b", 4.0), &["conclude b: reported", "pull default/urgent 1 wait"]);
 }
 
 #[test]
 fn a_bell_during_a_standing_pull_is_answered_after_it() {
     let mut t = followed();
-    t.says(Talk::bell("normal"), &[]);
+    t.says(Talk::bell("normal", "b"), &[]);
     t.says(Talk::pull_ended("default/normal"), &["pull default/normal 1 wait"]);
     t.says(Talk::pull_ended("default/normal"), &[]);
 
     let mut t = followed();
-    t.says(Talk::bell("normal"), &[]);
-    t.says(Talk::bell("normal"), &[]);
+    t.says(Talk::bell("normal", "x1"), &[]);
+    t.says(Talk::bell("normal", "x2"), &[]);
     t.says(Talk::delivered("b"), &["claim b ahead", "pull default/normal 2 wait"]);
 }
 
@@ -91,7 +91,7 @@ fn a_long_job_is_not_followed() {
     t.running("a");
     t.says(Talk::ended("a", 50.0), &["conclude a: reported"]);
     t.says(Talk::settled("a"), &[]);
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::claimed("b"), &["run b on w1"]);
     t.says(Talk::ended("b", 50.0), &["conclude b: reported"]);

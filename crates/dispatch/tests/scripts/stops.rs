@@ -41,16 +41,16 @@ fn a_cancelled_run_that_goes_on_loses_its_worker_and_its_neighbour_is_handed_bac
 #[test]
 fn a_job_that_is_cancelled_before_it_runs_never_runs() {
     let mut t = Talk::swept(spec(1, 1));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("a"), &["claim a"]);
     t.says(Talk::cancel("a"), &[]);
     t.says(Talk::claimed("a"), &["conclude a: cancelled"]);
     t.says(Talk::settled("a"), &[]);
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::claimed("b"), &["spawn w1"]);
     t.says(Talk::cancel("b"), &["conclude b: cancelled"]);
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);
     t.says(Talk::ready(1), &[]);
 }
 
@@ -96,7 +96,7 @@ fn the_jobs_own_timeout_counts() {
     t.now = 5_000;
     t.says(Input::Tick, &["cancel a on w1"]);
     let over = "conclude a: failed, the run took longer than its limit of 3 s";
-    t.says(Talk::obeyed("a"), &[over, "pull any/urgent 1"]);
+    t.says(Talk::obeyed("a"), &[over, "pull default/urgent 1"]);
 }
 
 #[test]
@@ -106,27 +106,27 @@ fn a_lost_job_is_stopped_and_forgotten() {
     t.says(Talk::lost("a"), &["cancel a on w1"]);
     t.says(Talk::ended("a", 50.0), &["forget a"]);
     t.says(Talk::settled("a"), &[]);
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::claimed("b"), &["run b on w1"]);
     t.says(Talk::cancel("b"), &["cancel b on w1"]);
     t.says(Talk::lost("b"), &[]);
     t.says(Talk::exited(1), &["forget b"]);
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);
 }
 
 #[test]
 fn a_job_that_is_lost_before_it_runs_is_forgotten() {
     let mut t = Talk::swept(spec(1, 1));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("a"), &["claim a"]);
     t.says(Talk::lost("a"), &[]);
     t.says(Talk::claimed("a"), &["forget a"]);
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::claimed("b"), &["spawn w1"]);
     t.says(Talk::lost("b"), &["forget b"]);
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);
 }
 
 #[test]
@@ -137,11 +137,11 @@ fn a_drain_finishes_what_runs_and_hands_back_the_rest() {
     t.says(Talk::delivered_from("any/urgent", "b"), &["claim b"]);
     t.says(Talk::delivered_from("any/urgent", "c"), &["claim c"]);
     t.says(Talk::claimed("b"), &["spawn w2"]);
-    let listens_to_nothing = ["listen", "conclude b: retry, NotStarted", "kill w2"];
+    let listens_to_nothing = ["conclude b: retry, NotStarted", "kill w2"];
     t.says(Input::DrainRequested, &listens_to_nothing);
     t.says(Talk::claimed("c"), &["conclude c: retry, NotStarted"]);
     t.says(Talk::delivered_from("any/urgent", "d"), &["return d"]);
-    t.says(Talk::bell("normal"), &[]);
+    t.says(Talk::bell("normal", "x1"), &[]);
     t.says(Talk::settled("b"), &[]);
     t.says(Talk::settled("c"), &[]);
     t.says(Talk::exited(2), &[]);
@@ -156,8 +156,8 @@ fn a_drain_finishes_what_runs_and_hands_back_the_rest() {
 #[test]
 fn a_drain_waits_for_its_pull() {
     let mut t = Talk::swept(spec(1, 1));
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
-    t.says(Input::DrainRequested, &["listen"]);
+    t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);
+    t.says(Input::DrainRequested, &[]);
     t.says(Talk::pull_ended("default/normal"), &["exit"]);
 }
 
@@ -166,10 +166,10 @@ fn a_stop_hands_back_what_runs_and_kills_what_does_not_end() {
     let mut t = Talk::swept(spec(1, 3));
     t.running("a");
     t.running("b");
-    t.says(Talk::bell("normal"), &["pull default/normal 1 wait"]);
+    t.says(Talk::bell("normal", "c"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("c"), &["claim c"]);
     t.says(Talk::claimed("c"), &["spawn w3"]);
-    t.says(Input::DrainRequested, &["listen", "conclude c: retry, NotStarted", "kill w3"]);
+    t.says(Input::DrainRequested, &["conclude c: retry, NotStarted", "kill w3"]);
     t.says(Input::StopRequested, &["cancel a on w1", "cancel b on w2"]);
     t.says(Input::StopRequested, &[]);
     t.says(Talk::obeyed("a"), &["conclude a: retry, NotStarted", "stop w1"]);
@@ -188,12 +188,12 @@ fn a_stop_hands_back_what_runs_and_kills_what_does_not_end() {
 fn a_run_that_ends_well_in_a_stop_is_reported() {
     let mut t = Talk::swept(spec(1, 1));
     t.running("a");
-    t.says(Input::StopRequested, &["listen", "cancel a on w1"]);
+    t.says(Input::StopRequested, &["cancel a on w1"]);
     t.says(Talk::ended("a", 50.0), &["conclude a: reported", "stop w1"]);
 }
 
 #[test]
 fn an_agent_without_work_exits_at_once() {
     let mut t = Talk::new();
-    t.says(Input::StopRequested, &["listen", "exit"]);
+    t.says(Input::StopRequested, &["exit"]);
 }

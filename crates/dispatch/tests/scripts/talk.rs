@@ -1,52 +1,89 @@
-//! A conversation with a dispatcher about one plugin, `ocr`, in words.
+//! A conversation with a dispatcher, in words. About one plugin, `ocr`, and one owner, `alice`, unless it says otherwise.
 
+use super::words::{key, of_action, of_ear, plugin, queue};
 use grange_dispatch::{
-    Action, Conclusion, Config, Dispatcher, Input, JobLimits, PluginSpec, PluginView, RunEnd, Time, WorkerId,
+    Action, Config, Dispatcher, Ear, Facts, HostReading, Input, JobLimits, PluginSpec, PluginView, RunEnd,
+    Time, WorkerId,
 };
 use grange_protocol::failure::{Failure, FailureKind};
-use grange_protocol::name::{Class, JobId, Owner, PluginName};
-use grange_protocol::subject::{JobKey, Lane};
+use grange_protocol::name::PluginName;
+use grange_protocol::resource::ResourceRequest;
+use std::collections::BTreeMap;
 
-/// So many runs in each of so many workers, no timeout, a grace of one second.
+/// So many runs in each of so many workers, no timeout, a grace of one second, nothing of the host.
 pub(crate) fn spec(concurrency: u32, max_workers: u32) -> PluginSpec {
-    PluginSpec { concurrency, max_workers, timeout_ms: None, cancel_grace_ms: 1_000 }
+    PluginSpec { concurrency, max_workers, cancel_grace_ms: 1_000, ..PluginSpec::default() }
 }
 
-/// A sweep asks each of the eight lanes once, and once more where a bell rang.
+/// The queues of `ocr` and `alice`.
+const QUEUES: [&str; 8] = [
+    "any/urgent",
+    "default/urgent",
+    "any/high",
+    "default/high",
+    "any/normal",
+    "default/normal",
+    "any/low",
+    "default/low",
+];
+
+/// A sweep asks each queue once, and once more where a bell rang.
 const MOST_PULLS: usize = 16;
 
 pub(crate) struct Talk {
-    dispatcher: Dispatcher,
+    pub(crate) dispatcher: Dispatcher,
     pub(crate) now: Time,
+    /// Whether the answers say how bells are heard.
+    pub(crate) says_ears: bool,
+    ears: BTreeMap<PluginName, Option<Ear>>,
 }
 
 impl Talk {
     pub(crate) fn new() -> Self {
-        Self { dispatcher: Dispatcher::new(Config::default()), now: 0 }
+        Self::with(Config::default())
     }
 
-    /// The plugin can run here, and all its lanes were found empty.
+    pub(crate) fn with(config: Config) -> Self {
+        Self { dispatcher: Dispatcher::new(config), now: 0, says_ears: false, ears: BTreeMap::new() }
+    }
+
+    /// The plugin can run here, and all its queues are open and were found empty.
     pub(crate) fn swept(spec: PluginSpec) -> Self {
         let mut talk = Self::new();
-        let said = talk.hears(Self::plugin_ready(spec));
-        talk.sweep(said);
+        talk.hears(Self::plugin_ready(spec));
+        for text in QUEUES {
+            let said = talk.hears(Self::open(text));
+            talk.sweep(said);
+        }
         talk
     }
 
-    /// Finds the lane that it said it pulls empty, and each one that is pulled then.
+    /// Finds the queue that it said it pulls empty, and each one that is pulled then.
     #[track_caller]
     pub(crate) fn sweep(&mut self, mut said: Vec<String>) {
         for _ in 0..MOST_PULLS {
-            let lane = said.iter().find_map(|s| s.strip_prefix("pull ")?.split(' ').next());
-            let Some(lane) = lane else { return };
-            said = self.hears(Self::pull_ended(lane));
+            let queue = said.iter().find_map(|s| s.strip_prefix("pull ")?.split(' ').next());
+            let Some(queue) = queue else { return };
+            said = self.hears(Self::pull_ended(queue));
         }
-        panic!("pulls of empty lanes do not end");
+        panic!("pulls of empty queues do not end");
     }
 
     /// Tells it something.
     pub(crate) fn hears(&mut self, input: Input) -> Vec<String> {
-        self.dispatcher.handle(self.now, input).iter().map(words).collect()
+        let mut said = Vec::new();
+        for action in self.dispatcher.handle(self.now, input) {
+            let is_ear = if let Action::Hear { plugin, ear } = &action {
+                self.ears.insert(plugin.clone(), *ear);
+                true
+            } else {
+                false
+            };
+            if self.says_ears || !is_ear {
+                said.push(of_action(&action));
+            }
+        }
+        said
     }
 
     /// Tells it something, and expects this answer.
@@ -56,20 +93,30 @@ impl Talk {
         assert_eq!(self.hears(input), expected, "{told}");
     }
 
-    pub(crate) fn view(&self) -> PluginView {
-        self.dispatcher.view(&ocr())
+    /// Tells it something, whatever it says.
+    pub(crate) fn tell(&mut self, input: Input) {
+        self.hears(input);
     }
 
-    /// A job that came by a bell and runs, on a new worker if there is none with room. Its lane holds no more, as far
+    /// How a plugin's bells are heard.
+    pub(crate) fn ear(&self, name: &str) -> &'static str {
+        of_ear(self.ears.get(&plugin(name)).copied().flatten())
+    }
+
+    pub(crate) fn view(&self) -> PluginView {
+        self.dispatcher.view(&plugin("ocr"))
+    }
+
+    /// A job that came by a bell and runs, on a new worker if there is none with room. Its queue holds no more, as far
     /// as there is room to ask.
     #[track_caller]
     pub(crate) fn running(&mut self, job: &str) {
-        self.says(Self::bell("normal"), &["pull default/normal 1 wait"]);
+        self.says(Self::bell("normal", job), &["pull default/normal 1 wait"]);
         let said = self.hears(Self::delivered(job));
         assert_eq!(said[0], format!("claim {job}"));
         self.sweep(said);
         let mut said = self.hears(Self::claimed(job));
-        if let Some(worker) = said.first().and_then(|s| s.strip_prefix("spawn w")) {
+        if let Some(worker) = said.first().and_then(|s| s.strip_prefix("spawn w")?.split(' ').next()) {
             said = self.hears(Self::ready(worker.parse().unwrap()));
         }
         assert!(said.iter().any(|s| s.starts_with(&format!("run {job} "))), "{said:?}");
@@ -85,15 +132,29 @@ impl Talk {
     }
 
     pub(crate) fn plugin_ready(spec: PluginSpec) -> Input {
-        Input::PluginReady { plugin: ocr(), spec }
+        Self::named_ready("ocr", spec)
+    }
+
+    pub(crate) fn named_ready(name: &str, spec: PluginSpec) -> Input {
+        Input::PluginReady { plugin: plugin(name), spec }
     }
 
     pub(crate) fn plugin_gone() -> Input {
-        Input::PluginGone { plugin: ocr() }
+        Input::PluginGone { plugin: plugin("ocr") }
     }
 
-    pub(crate) fn bell(priority: &str) -> Input {
-        Input::Bell { lane: lane(&format!("default/{priority}")) }
+    pub(crate) fn open(text: &str) -> Input {
+        Input::QueueOpen { queue: queue(text) }
+    }
+
+    /// Heard by all, so that nobody passes it on. A word alone is a priority.
+    pub(crate) fn bell(text: &str, job: &str) -> Input {
+        let text = if text.contains('/') { text.to_owned() } else { format!("default/{text}") };
+        Self::bell_heard(&text, job, Ear::All, 0)
+    }
+
+    pub(crate) fn bell_heard(text: &str, job: &str, ear: Ear, hops: u32) -> Input {
+        Input::Bell { queue: queue(text), job: key(job).job, ear, hops }
     }
 
     pub(crate) fn delivered(job: &str) -> Input {
@@ -105,15 +166,23 @@ impl Talk {
     }
 
     pub(crate) fn delivered_with(from: &str, job: &str, limits: JobLimits) -> Input {
-        Input::Delivered { lane: lane(from), job: key(job), limits }
+        let queue = queue(from);
+        let job = grange_protocol::subject::JobKey { owner: queue.owner.clone(), job: key(job).job };
+        Input::Delivered { queue, job, limits, resources: None }
+    }
+
+    /// A ticket that says exactly what it asks for.
+    pub(crate) fn delivered_exact(from: &str, job: &str, resources: ResourceRequest) -> Input {
+        let resources = Some(Box::new(resources));
+        Input::Delivered { queue: queue(from), job: key(job), limits: JobLimits::default(), resources }
     }
 
     pub(crate) fn unusable(from: &str) -> Input {
-        Input::Unusable { lane: lane(from) }
+        Input::Unusable { queue: queue(from) }
     }
 
     pub(crate) fn pull_ended(from: &str) -> Input {
-        Input::PullEnded { lane: lane(from) }
+        Input::PullEnded { queue: queue(from) }
     }
 
     pub(crate) fn claimed(job: &str) -> Input {
@@ -156,50 +225,12 @@ impl Talk {
     pub(crate) fn lost(job: &str) -> Input {
         Input::Lost { job: key(job) }
     }
-}
 
-fn ocr() -> PluginName {
-    PluginName::new("ocr").unwrap()
-}
+    pub(crate) fn host(reading: &HostReading) -> Input {
+        Input::Host(Box::new(reading.clone()))
+    }
 
-/// `class/priority`, of the plugin.
-fn lane(text: &str) -> Lane {
-    let (class, priority) = text.split_once('/').unwrap();
-    Lane { class: Class::new(class).unwrap(), priority: priority.parse().unwrap(), plugin: ocr() }
-}
-
-fn key(job: &str) -> JobKey {
-    JobKey { owner: Owner::new("alice").unwrap(), job: JobId::new(job).unwrap() }
-}
-
-fn words(action: &Action) -> String {
-    let worker = |id: &WorkerId| format!("w{}", id.0);
-    match action {
-        Action::Listen(pairs) => {
-            let pairs = pairs.iter().map(|(class, plugin)| format!(" {class}/{plugin}"));
-            format!("listen{}", pairs.collect::<String>())
-        }
-        Action::Pull { lane, batch, wait } => {
-            let wait = if *wait { " wait" } else { "" };
-            format!("pull {}/{} {batch}{wait}", lane.class, lane.priority)
-        }
-        Action::Return { job } => format!("return {}", job.job),
-        Action::Claim { job, ahead } => format!("claim {}{}", job.job, if *ahead { " ahead" } else { "" }),
-        Action::Spawn { worker: id, .. } => format!("spawn {}", worker(id)),
-        Action::Run { worker: id, job } => format!("run {} on {}", job.job, worker(id)),
-        Action::CancelRun { worker: id, job } => format!("cancel {} on {}", job.job, worker(id)),
-        Action::StopWorker { worker: id } => format!("stop {}", worker(id)),
-        Action::KillWorker { worker: id } => format!("kill {}", worker(id)),
-        Action::Conclude { job, how } => {
-            let how = match how {
-                Conclusion::Reported => "reported".to_owned(),
-                Conclusion::Cancelled => "cancelled".to_owned(),
-                Conclusion::Failed(failure) => format!("failed, {}", failure.message),
-                Conclusion::Retry(cause) => format!("retry, {cause:?}"),
-            };
-            format!("conclude {}: {how}", job.job)
-        }
-        Action::Forget { job } => format!("forget {}", job.job),
-        Action::Exit => "exit".to_owned(),
+    pub(crate) fn facts(facts: &Facts) -> Input {
+        Input::Facts(Box::new(facts.clone()))
     }
 }
