@@ -1,0 +1,8 @@
+//! A whole farm over the pure dispatcher, in simulated time, and a central scheduler with perfect knowledge to compare it
+//! with. `docs/scheduling.md` holds the table that it prints.
+
+pub mod chance;
+pub mod farm;
+pub mod lives;
+pub mod machine;
+pub mod mix;
