@@ -1,14 +1,65 @@
 //! Scheduling from the command line: what a job asks for, what becomes of one that nobody can start, why it waits, and
 //! what the farm says of its hosts.
 
-use grange_tests::{Farm, Grange, plugin};
+use grange_tests::{Agent, Farm, Grange, began, eventually, plugin};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 const OTHER: i32 = 1;
 const USAGE: i32 = 2;
 const CANCELLED: i32 = 4;
+const EXPIRED: i32 = 5;
+const REFUSED: i32 = 6;
 const NOT_FOUND: i32 = 7;
+
+/// A host with 8 cores, 16 GiB of memory and one GPU of 8 GiB.
+const SMALL: &str = "[inventory]\ncpus = 8\nram_mb = 16384\nlabels = { zone = \"lab\" }\n\
+    [[inventory.gpu]]\nuuid = \"GPU-small\"\nname = \"NVIDIA L4\"\nvram_mb = 8192\n";
+/// A host without a GPU.
+const BARE: &str = "[inventory]\ncpus = 4\nram_mb = 8192\n";
+
+/// A plugin folder with gates: they hold what is said here, and wait until a file is there.
+fn gates(farm: &Farm, folder: &str, plugins: &[(&str, Value)]) -> PathBuf {
+    let folder = farm.path(folder);
+    fs::create_dir_all(&folder).expect("a folder");
+    for (name, resources) in plugins {
+        let manifest = json!({
+            "name": name, "version": "1", "description": "Waits", "module": "gate", "class": "Gate",
+            "paths": [plugin("gate")], "resources": resources,
+        });
+        fs::write(folder.join(format!("{name}.json")), manifest.to_string()).expect("a manifest");
+    }
+    folder
+}
+
+/// An agent on a host that is as its configuration says, prepared.
+async fn host(farm: &Farm, name: &str, config: &str, plugins: &[PathBuf]) -> Agent {
+    let mut plan = farm.plan(name, plugins);
+    plan.config = config.to_owned();
+    let agent = plan.start();
+    farm.client("harness").await.wait_for_plugins(name).await;
+    agent
+}
+
+/// A job that has begun and goes on until the file `open` is there.
+async fn begun(farm: &Farm, grange: &Grange, plugin: &str, label: &str) -> String {
+    let log = farm.path("began");
+    let (until, log_) = (farm.path("open").display().to_string(), log.display().to_string());
+    let line = [
+        "submit",
+        "--detach",
+        plugin,
+        &format!("label={label}"),
+        &format!("until={until}"),
+        &format!("log={log_}"),
+    ];
+    let job = grange.run(&line).await.ends(0).word();
+    began(&log, label).await;
+    job
+}
 
 /// Submits without a look at the farm, and gives the job's id.
 async fn submitted(grange: &Grange, words: &[&str]) -> String {
@@ -116,4 +167,146 @@ async fn agents_are_watched_until_ctrl_c() {
         .run(&["agents", "unquarantine", "h1", "GPU-0"])
         .await
         .fails(NOT_FOUND, &["agent `h1` has no GPU `GPU-0`", "grange agents h1"]);
+}
+
+#[tokio::test]
+async fn safety_refuses_with_what_is_needed_and_what_each_host_has() {
+    let farm = Farm::start().await;
+    let plugins = gates(&farm, "plugins", &[("reader", json!({"gpus": 1, "vram_mb": 4096}))]);
+    let _small = host(&farm, "h1", SMALL, std::slice::from_ref(&plugins)).await;
+    let _bare = host(&farm, "h2", BARE, &[plugins]).await;
+    let _other = host(&farm, "h3", SMALL, &[plugin("gate")]).await;
+    let grange = farm.grange("alice");
+    let safe = ["submit", "reader", "--policy", "safety"];
+    let said = grange.run(&[&safe[..], &["--vram", "12g"]].concat()).await;
+    said.fails(
+        REFUSED,
+        &[
+            "no host can start `reader` now",
+            "it needs 1 GPU with 12288 MiB of VRAM",
+            "`h1`: needs 12288 MiB of VRAM, has 8192 MiB at most",
+            "`h2`: needs 1 GPU(s), has none",
+            "`h3`: does not have the plugin",
+            "hint: nothing was submitted",
+        ],
+    );
+    let json =
+        grange.run(&[&safe[..], &["--on", "zone=shed", "--output", "json"]].concat()).await.ends(REFUSED);
+    let error: Value = serde_json::from_str(&json.err).expect("an object");
+    assert_eq!((&error["exit"], json.out.as_str()), (&json!(6), ""), "{json:#?}");
+    assert!(
+        error["text"].as_str().is_some_and(|text| text.contains("needs zone=shed, has zone=lab")),
+        "{error}"
+    );
+    assert_eq!(grange.run(&["jobs", "--output", "json"]).await.ends(0).json(), json!([]), "nothing was sent");
+    // What can start does.
+    let set = farm.grange("alice").with("GRANGE_POLICY", "safety");
+    set.run(&["submit", "reader", "label=x"]).await.ends(0).complains(&["succeeded", "on h1"]);
+    // And what is taken is refused, though it could wait.
+    begun(&farm, &grange, "reader", "first").await;
+    grange.run(&safe).await.fails(REFUSED, &["`h1`: all its 1 places are taken"]);
+    let waits = grange.run(&["submit", "reader", "--detach"]).await.ends(0);
+    assert_eq!(waits.err, "", "{waits:#?}");
+    fs::write(farm.path("open"), "").expect("a file");
+    grange.run(&["result", &waits.word(), "--wait"]).await.ends(0);
+}
+
+#[tokio::test]
+async fn under_queue_a_job_that_no_host_could_ever_run_is_told_so_and_waits() {
+    let farm = Farm::start().await;
+    let plugins = gates(&farm, "plugins", &[("reader", json!({"gpus": 1, "vram_mb": 4096}))]);
+    let _small = host(&farm, "h1", SMALL, &[plugins]).await;
+    let grange = farm.grange("alice");
+    let said = grange.run(&["submit", "reader", "--detach", "--vram", "9000"]).await.ends(0);
+    let wanted = "warning: no host of this farm could run it: `h1` needs 9000 MiB of VRAM, has 8192 MiB at most; it waits\n";
+    assert_eq!(said.err, wanted);
+    assert_eq!(status(&grange, &said.word()).await["state"], "queued");
+    let fits = grange.run(&["submit", "reader", "--detach", "--vram", "8g"]).await.ends(0);
+    assert_eq!(fits.err, "", "{fits:#?}");
+    grange.run(&["result", &fits.word(), "--wait"]).await.ends(0);
+}
+
+#[tokio::test]
+async fn under_safety_what_nobody_claims_in_time_is_refused() {
+    let farm = Farm::start().await;
+    let agent = farm.agent("h1", &[plugin("gate")]).await;
+    let grange = farm.grange("alice");
+    // Its heartbeat stands for a while, and it claims nothing.
+    agent.signal(Signal::STOP);
+    let began = Instant::now();
+    let followed = grange.run(&["submit", "gate", "--policy", "safety", "--safety-ms", "200"]).await;
+    followed.fails(REFUSED, &["refused", "no agent claimed it within 200 ms"]);
+    grange.run(&["result", "@last"]).await.fails(REFUSED, &["refused", "within 200 ms"]);
+    let detached = grange.run(&["submit", "gate", "--policy", "safety", "--detach"]).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "the heartbeat still stands: {detached:#?}");
+    detached.fails(REFUSED, &["was refused: no agent claimed it within 500 ms", "--policy queue"]);
+    agent.signal(Signal::CONT);
+    grange.run(&["submit", "gate", "--policy", "safety"]).await.ends(0);
+    farm.client("alice").await.no_tickets().await;
+}
+
+#[tokio::test]
+async fn a_wait_that_runs_out_is_told_at_the_time_without_any_agent() {
+    let farm = Farm::start().await;
+    let grange = farm.grange("alice");
+    let late = ["submit", "gate", "--unchecked", "--max-wait", "2s"];
+    let began = Instant::now();
+    let mut followed = grange.start(&late);
+    let job = submitted(&grange, &["gate", "--max-wait", "2s"]).await;
+    let (mut watched, mut waited) =
+        (grange.start(&["watch", &job]), grange.start(&["result", &job, "--wait"]));
+    for command in [&mut followed, &mut watched, &mut waited] {
+        command.end().await.fails(EXPIRED, &["expired"]);
+    }
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(6), "{took:?}");
+    grange.run(&["result", &job]).await.fails(EXPIRED, &["expired"]);
+}
+
+#[tokio::test]
+async fn agents_show_what_can_be_given_and_what_was() {
+    let farm = Farm::start().await;
+    let plugins = gates(&farm, "plugins", &[("reader", json!({"gpus": 1, "vram_mb": 4096, "cpus": 2}))]);
+    let _small = host(&farm, "h1", SMALL, std::slice::from_ref(&plugins)).await;
+    let _bare = host(&farm, "h2", BARE, &[plugins]).await;
+    let grange = farm.grange("alice");
+    let job = begun(&farm, &grange, "reader", "first").await;
+    let mut shown = String::new();
+    eventually_shows(&grange, &["agents"], "reader 1 busy", &mut shown).await;
+    let cells = |name: &str| {
+        let line = shown.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let h1 = cells("h1");
+    let wanted = ["h1", "ready", "1 × NVIDIA L4", "4.0/8.0 GiB", "4.0 GiB", "1", "6/8", "16.0/16.0 GiB"];
+    assert_eq!(h1[..wanted.len()], wanted, "{shown}");
+    assert_eq!(cells("h2")[..8], ["h2", "ready", "-", "-", "-", "0", "4/4", "8.0/8.0 GiB"], "{shown}");
+    let one = grange.run(&["agents", "h1"]).await.ends(0).out;
+    for part in ["GPU-small", "zone=lab", "4.0 GiB of VRAM, 2 cores", &job, "alice"] {
+        assert!(one.contains(part), "{part}: {one}");
+    }
+    let json = grange.run(&["agents", "h1", "--output", "json"]).await.ends(0).json();
+    assert_eq!((&json["workers"][0]["vram_mb"], &json["attempts"][0]["job"]), (&json!(4096), &json!(job)));
+    assert_eq!(grange.run(&["agents", "h1", "--output", "quiet"]).await.ends(0).word(), "ready");
+    grange.run(&["agents", "h9"]).await.fails(NOT_FOUND, &["no agent `h9` is up", "`h1`, `h2`"]);
+    let plugins = grange.run(&["plugins"]).await.ends(0).out;
+    let row: Vec<&str> = plugins.lines().nth(1).unwrap_or_default().split("  ").map(str::trim).collect();
+    assert!(row.contains(&"1 GPU with 4.0 GiB, 2 cores") && row.contains(&"2 ready"), "{plugins}");
+    let by_host = grange.run(&["plugins", "reader"]).await.ends(0).out;
+    assert_eq!(by_host.lines().count(), 3, "{by_host}");
+    grange.run(&["plugins", "raeder"]).await.fails(NOT_FOUND, &["is it `reader`?"]);
+    fs::write(farm.path("open"), "").expect("a file");
+    grange.run(&["result", &job, "--wait"]).await.ends(0);
+    eventually_shows(&grange, &["agents"], "reader 1 idle", &mut shown).await;
+}
+
+/// Runs a command until this is on its stdout, which is kept.
+async fn eventually_shows(grange: &Grange, words: &[&str], text: &str, shown: &mut String) {
+    *shown = eventually(&format!("`{text}` is shown"), Duration::from_secs(20), async || {
+        match grange.run(words).await.ends(0).out {
+            out if out.contains(text) => Ok(out),
+            out => Err(out),
+        }
+    })
+    .await;
 }
