@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   subscribe ─► read record ─► read events ─► live copies ──(terminal record, every chunk there)──► End
-//!                    ▲               ▲             │
+//!                    ▲               ▲             │  └──────(a marker: the waiting time ran out)─────► End
 //!                    └───────────────┴─────────────┘ a gap, a reconnect, a slow consumer, 5 s without news
 //! ```
 
@@ -16,6 +16,7 @@ pub use update::{Since, Update};
 
 use crate::connect::Broker;
 use crate::error::{Error, ErrorKind};
+use crate::expiry;
 use crate::headers;
 use crate::history;
 use crate::ledger::Ledger;
@@ -63,6 +64,8 @@ pub struct Follow {
     /// Older attempts are part of the history that is to be read.
     all_attempts: bool,
     end: Option<Ending>,
+    /// The waiting time ran out, and what that makes of the job has to be read.
+    ran_out: bool,
     /// Where a read of several pages goes on.
     cursor: Option<u64>,
     /// The last time that anything came.
@@ -114,6 +117,7 @@ impl Follow {
             events_due: false,
             all_attempts: false,
             end: None,
+            ran_out: false,
             cursor: None,
             heard: Instant::now(),
             missing_since: None,
@@ -132,7 +136,9 @@ impl Follow {
             if self.done {
                 return Ok(None);
             }
-            let step = if self.record_due {
+            let step = if self.ran_out {
+                self.expire().await
+            } else if self.record_due {
                 self.read_record().await
             } else if self.events_due {
                 self.read_events().await
@@ -245,8 +251,22 @@ impl Follow {
     fn marker(&mut self, sequence: u64) {
         if sequence > self.revision {
             self.revision = sequence;
+            self.ran_out = true;
             self.out.push_back(Update::State { sequence, record: None, expired_marker: true });
         }
+    }
+
+    /// Ends with `expired` when the waiting time has run out, whether or not anybody has written that yet.
+    async fn expire(&mut self) -> Result<(), Error> {
+        let record = expiry::record(&self.broker, &self.ledger, &self.key).await?;
+        self.ran_out = false;
+        if record.state.is_terminal() {
+            self.end = Some(Ending { record, sequence: self.revision });
+        } else {
+            // Somebody began it anew.
+            self.record_due = true;
+        }
+        Ok(())
     }
 
     /// Takes a record; `events_behind`: its events may not have come.

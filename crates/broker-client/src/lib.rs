@@ -10,6 +10,7 @@ pub mod cancel;
 pub mod connect;
 pub mod dead;
 pub mod error;
+mod expiry;
 pub mod follow;
 mod headers;
 mod history;

@@ -4,7 +4,11 @@
 
 use crate::connect::Broker;
 use crate::error::{Error, ErrorKind};
+use crate::expiry;
+use crate::headers;
 use crate::history;
+use crate::ledger::Ledger;
+use crate::refusals::Refusal;
 use async_nats::Subscriber;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -36,7 +40,7 @@ pub struct Outcomes {
 
 impl Drop for Outcomes {
     fn drop(&mut self) {
-        self.table.close();
+        self.table.close(Over::Closed);
     }
 }
 
@@ -44,35 +48,46 @@ impl Outcomes {
     /// Subscribes to the records of everything that an owner has.
     pub async fn open(broker: &Broker, owner: &Owner) -> Result<Self, Error> {
         let disturbances = broker.disturbances();
+        let refusal = broker.refusal(on_states(owner).into());
         let records = broker.client().subscribe(on_states(owner)).await.map_err(|_| Error::closed())?;
-        let table = Arc::new(Table::default());
+        let table = Arc::new(Table { broker: broker.clone(), waiting: Mutex::default() });
         let mut tasks = JoinSet::new();
-        tasks.spawn(listen(records, Arc::clone(&table), format!("grange.on.state.{owner}.")));
+        let prefix = format!("grange.on.state.{owner}.");
+        tasks.spawn(listen(records, refusal, Arc::clone(&table), prefix));
         let check = Check { broker: broker.clone(), owner: owner.clone(), table: Arc::clone(&table) };
         tasks.spawn(check.run(disturbances));
         Ok(Self { owner: owner.clone(), table, _tasks: tasks })
     }
 
-    /// Registers at once, so call it before the job is submitted; the future ends with the job's terminal record.
-    /// Dropping the future ends the wait. `Conflict`: somebody waits for it already. `TooLarge`: 262,144 jobs are
-    /// waited for. `Invalid`: the job is another owner's.
+    /// Registers at once, so call it before the job is submitted; the future ends with the job's terminal record. When the
+    /// job's waiting time runs out it ends with a record `expired`, before anybody has written that. Dropping the future
+    /// ends the wait. `Conflict`: somebody waits for it already. `TooLarge`: 262,144 jobs are waited for. `Invalid`: the
+    /// job is another owner's. `Unauthorised`: this user may not hear of this owner's jobs.
     pub fn wait(&self, key: &JobKey) -> impl Future<Output = Result<Box<Record>, Error>> + Send + use<> {
-        let entered = self.enter(key);
+        let (entered, key) = (self.enter(key), key.clone());
         async move {
-            let (_place, answer) = entered?;
-            let body = answer.await.map_err(|_| Error::closed())?;
-            Record::read(&body).map(Box::new).map_err(|e| Error::malformed("a record", e))
+            let (place, answer) = entered?;
+            match answer.await {
+                Ok(Heard::End(body)) => {
+                    Record::read(&body).map(Box::new).map_err(|e| Error::malformed("a record", e))
+                }
+                Ok(Heard::RanOut) => {
+                    let broker = &place.table.broker;
+                    expiry::record(broker, &Ledger::new(broker), &key).await
+                }
+                Err(_) => Err(place.table.over(&key.owner)),
+            }
         }
     }
 
-    fn enter(&self, key: &JobKey) -> Result<(Place, oneshot::Receiver<Bytes>), Error> {
+    fn enter(&self, key: &JobKey) -> Result<(Place, oneshot::Receiver<Heard>), Error> {
         if key.owner != self.owner {
             let text = format!("job `{key}` is not of owner `{}`; open its own outcomes", self.owner);
             return Err(Error::invalid(text));
         }
         let mut waiting = self.table.lock();
-        if waiting.closed {
-            return Err(Error::closed());
+        if let Some(over) = waiting.over {
+            return Err(over.error(&self.owner));
         }
         if waiting.jobs.len() >= MAX_WAITING {
             let text = format!("{MAX_WAITING} jobs are waited for; let some end before `{key}`");
@@ -90,8 +105,25 @@ impl Outcomes {
     }
 }
 
-#[derive(Debug, Default)]
+/// What was heard of a job's end.
+#[derive(Debug)]
+enum Heard {
+    /// A terminal record.
+    End(Bytes),
+    /// Its waiting time ran out.
+    RanOut,
+}
+
+/// Why nobody gets an answer any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    Closed,
+    Refused,
+}
+
+#[derive(Debug)]
 struct Table {
+    broker: Broker,
     waiting: Mutex<Waiting>,
 }
 
@@ -101,16 +133,27 @@ struct Waiting {
     next_ticket: u64,
     /// Records that came, of whatever job.
     heard: u64,
-    /// Nobody gets an answer any more.
-    closed: bool,
+    over: Option<Over>,
 }
 
 #[derive(Debug)]
 struct Waiter {
-    sender: oneshot::Sender<Bytes>,
+    sender: oneshot::Sender<Heard>,
     /// Tells this wait from a later one for the same job.
     ticket: u64,
     checked: Instant,
+}
+
+impl Over {
+    fn error(self, owner: &Owner) -> Error {
+        match self {
+            Self::Closed => Error::closed(),
+            Self::Refused => {
+                let text = format!("this user may not hear of the jobs of owner `{owner}` on the broker");
+                Error::new(ErrorKind::Unauthorised, text)
+            }
+        }
+    }
 }
 
 impl Table {
@@ -119,22 +162,28 @@ impl Table {
         self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn close(&self) {
+    fn close(&self, why: Over) {
         let mut waiting = self.lock();
-        waiting.closed = true;
+        waiting.over.get_or_insert(why);
         waiting.jobs.clear();
     }
 
-    /// Takes a record that came for `job`, if it is an end.
-    fn take(&self, job: &str, body: Bytes) {
+    /// Why a wait ended without an answer.
+    fn over(&self, owner: &Owner) -> Error {
+        self.lock().over.unwrap_or(Over::Closed).error(owner)
+    }
+
+    /// Takes what came for `job`, if it is an end.
+    fn take(&self, job: &str, ran_out: bool, body: Bytes) {
         let mut waiting = self.lock();
         waiting.heard += 1;
-        if !is_terminal(&body) {
+        if !ran_out && !is_terminal(&body) {
             return;
         }
         if let Some(waiter) = waiting.jobs.remove(job) {
+            let heard = if ran_out { Heard::RanOut } else { Heard::End(body) };
             // Whoever waited may be gone.
-            waiter.sender.send(body).ok();
+            waiter.sender.send(heard).ok();
         }
     }
 }
@@ -155,13 +204,21 @@ impl Drop for Place {
     }
 }
 
-async fn listen(mut records: Subscriber, table: Arc<Table>, prefix: String) {
-    while let Some(message) = records.next().await {
+async fn listen(mut records: Subscriber, mut refusal: Refusal, table: Arc<Table>, prefix: String) {
+    loop {
+        let message = tokio::select! {
+            message = records.next() => message,
+            error = refusal.refused() => {
+                tracing::debug!(%error, "records cannot be heard");
+                return table.close(Over::Refused);
+            }
+        };
+        let Some(message) = message else { return table.close(Over::Closed) };
+        let ran_out = message.headers.as_ref().is_some_and(|headers| headers.get(headers::MARKER).is_some());
         if let Some(job) = message.subject.strip_prefix(prefix.as_str()) {
-            table.take(job, message.payload);
+            table.take(job, ran_out, message.payload);
         }
     }
-    table.close();
 }
 
 /// Whether a record's text is of a terminal state, by its beginning: `v` and `state` come first.
@@ -212,7 +269,8 @@ impl Check {
                 Ok(found) => {
                     for message in found {
                         if let Some((_, job)) = message.subject.rsplit_once('.') {
-                            self.table.take(job, message.payload);
+                            let ran_out = message.headers.get(headers::MARKER).is_some();
+                            self.table.take(job, ran_out, message.payload);
                         }
                     }
                 }

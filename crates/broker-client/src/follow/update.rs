@@ -26,7 +26,7 @@ pub enum Update {
         sequence: u64,
         /// The record; None when it ran out.
         record: Option<Box<Record>>,
-        /// The waiting time ran out; `expired` follows.
+        /// The waiting time ran out; the end follows.
         expired_marker: bool,
     },
     /// The events from here on are this attempt's; chunks of attempts before it do not count.

@@ -1,11 +1,13 @@
 //! Following a job from before, from the middle and after its end.
 
 use crate::farm::{Farm, LIMIT, new_key, tally};
+use crate::submit::echo;
 use grange_broker_client::follow::{Follow, Since, Update};
+use grange_broker_client::submit::{Submission, submit};
 use grange_broker_client::{Error, ErrorKind};
 use grange_protocol::lifecycle::{RetryCause, retry};
 use grange_protocol::ownership::Stored;
-use grange_protocol::record::State;
+use grange_protocol::subject::JobKey;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -181,15 +183,16 @@ async fn a_follower_outlives_its_broker() {
 }
 
 #[tokio::test]
-async fn a_waiting_time_that_runs_out_is_told() {
+async fn a_waiting_time_that_runs_out_is_the_end() {
     let farm = Farm::start().await;
-    let key = new_key();
-    let mut follow = Follow::before_submit(&farm.broker, &key).await.unwrap();
-    let record = grange_protocol::lifecycle::queue(&crate::farm::lane("echo"), 1);
-    farm.ledger.write(&key, 0, &record, Some(Duration::from_secs(1))).await.unwrap();
-    let queued = timeout(LIMIT, follow.next()).await.unwrap().unwrap();
-    assert!(matches!(queued, Some(Update::State { record: Some(r), .. }) if r.state == State::Queued));
-    let marker = timeout(LIMIT, follow.next()).await.unwrap().unwrap();
-    assert!(matches!(marker, Some(Update::State { record: None, expired_marker: true, .. })));
+    let submission =
+        Submission { job: Some(new_key().job), max_wait: Some(Duration::from_secs(1)), ..echo() };
+    let key = JobKey { owner: submission.owner.clone(), job: submission.job.clone().unwrap() };
+    let live = Follow::before_submit(&farm.broker, &key).await.unwrap();
+    submit(&farm.broker, &farm.ledger, submission).await.unwrap();
+    // Nobody is there who could write it down.
+    assert_eq!(see(live).await.unwrap().words, ["queued", "marker true", "end expired"]);
     assert!(matches!(farm.ledger.read(&key).await.unwrap(), Stored::Marker { .. }));
+    let later = Follow::start(&farm.broker, &key, Since::Start).await.unwrap();
+    assert_eq!(see(later).await.unwrap().words, ["marker true", "end expired"]);
 }
