@@ -135,3 +135,59 @@ impl InventoryConfig {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Flags, Overrun};
+    use std::collections::BTreeMap;
+
+    fn resolve(text: &str) -> Result<Config, String> {
+        Config::resolve(text, &BTreeMap::new(), &Flags::default(), "box").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_host_is_described_or_measured() {
+        let text = "[inventory]\ncpus = 2\n[[inventory.gpu]]\nuuid = \"a\"\nvram_mb = 8000\nlinks = [\"b\"]\n\
+            [[inventory.gpu]]\nuuid = \"b\"\nvram_mb = 9000\n[gpu]\noverrun = \"kill\"\n[reserve]\nvram_mb = 5";
+        let config = resolve(text).unwrap();
+        assert_eq!((config.inventory.cpus, config.inventory.ram_mb), (Some(2), None));
+        assert_eq!(
+            (config.inventory.gpu[0].links[0].as_str(), config.inventory.gpu[1].vram_mb),
+            ("b", 9_000)
+        );
+        assert_eq!(
+            (config.gpu.overrun, config.gpu.vram_return_s, config.reserve.vram_mb),
+            (Overrun::Kill, 10, 5)
+        );
+        assert_eq!(resolve("").unwrap().gpu.overrun, Overrun::Warn);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        let gpu = |text: &str| format!("[[inventory.gpu]]\n{text}");
+        for (text, said) in [
+            (
+                "[gpu]\nnvml_timeout_ms = 99".to_owned(),
+                "`gpu.nvml_timeout_ms` is 99; it must be 100 to 600000",
+            ),
+            ("[gpu]\nvram_return_s = 0".to_owned(), "`gpu.vram_return_s` is 0"),
+            ("[gpu]\noverrun_slack_mb = 2000000".to_owned(), "`gpu.overrun_slack_mb` is 2000000"),
+            ("[gpu]\noverrun = \"shout\"".to_owned(), "unknown variant `shout`"),
+            ("[gpu]\nnvml_timeout = 9".to_owned(), "nvml_timeout_ms"),
+            ("[reserve]\nvram = 9".to_owned(), "vram_mb"),
+            ("[reserve]\nram_mb = -1".to_owned(), "-1"),
+            ("[inventory]\ncpus = 0".to_owned(), "`inventory.cpus`: it is 0"),
+            ("[inventory]\nram_mb = 0".to_owned(), "`inventory.ram_mb`: it is 0"),
+            (gpu("vram_mb = 9"), "uuid"),
+            (gpu("uuid = \"a\""), "vram_mb"),
+            (gpu("uuid = \"a,b\"\nvram_mb = 9"), "`a,b` is no uuid"),
+            (gpu("uuid = \"\"\nvram_mb = 9"), "`` is no uuid"),
+            (gpu("uuid = \"a\"\nvram_mb = 0"), "`a` has a vram_mb of 0"),
+            (gpu("uuid = \"a\"\nvram_mb = 9\nlinks = [\"c\"]"), "links name `c`, which is none of the GPUs"),
+            (format!("{0}\n{0}", gpu("uuid = \"a\"\nvram_mb = 9")), "`a` stands there twice"),
+        ] {
+            let error = resolve(&text).unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+}

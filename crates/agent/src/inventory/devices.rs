@@ -225,3 +225,88 @@ pub(super) fn peers(devices: &[&Device]) -> Vec<Vec<String>> {
     };
     devices.iter().map(|device| of(device)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn device() -> impl Strategy<Value = Device> {
+        let word = prop_oneof![Just("a"), Just("b"), Just("c"), Just("d"), Just("x,y"), Just("")];
+        let bytes = || prop_oneof![0_u64..1_000, any::<u64>()];
+        let listed = prop::option::of(prop::collection::vec((any::<u32>(), bytes()), 0..3));
+        (word, bytes(), bytes(), bytes(), listed, any::<u32>(), ".{0,120}").prop_map(
+            |(uuid, total, free, used, listed, utilisation, name)| Device {
+                uuid: uuid.to_owned(),
+                name,
+                total,
+                free,
+                used,
+                listed,
+                utilisation,
+                ..Device::default()
+            },
+        )
+    }
+
+    fn answer() -> impl Strategy<Value = Answer> {
+        let trouble = prop_oneof![
+            Just(Trouble::Lost("gone".to_owned())),
+            Just(Trouble::Failing("perhaps".to_owned())),
+        ];
+        let devices = prop_oneof![
+            4 => prop::collection::vec(device(), 0..3).prop_map(Ok),
+            1 => trouble.prop_map(Err),
+        ];
+        let xids = prop::collection::vec(prop::option::of(prop_oneof![Just(79), Just(31), 0_u64..200]), 0..2);
+        (0_u32..4, devices, xids).prop_map(|(index, devices, xids)| Answer { index, devices, xids })
+    }
+
+    fn round() -> impl Strategy<Value = Round> {
+        let library = prop_oneof![
+            8 => Just(Library::Asked),
+            1 => Just(Library::Absent("none".to_owned())),
+            1 => Just(Library::Failing("perhaps".to_owned())),
+            1 => Just(Library::Off("hangs".to_owned())),
+        ];
+        let answers = prop::collection::vec(answer(), 0..4);
+        let hung = prop::collection::vec(0_u32..4, 0..2);
+        (library, answers, hung).prop_map(|(library, answers, hung)| Round {
+            library,
+            driver: String::new(),
+            answers,
+            hung,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_nvml_says_figures_are_plausible_faults_stand_and_nothing_is_forgotten(
+            rounds in prop::collection::vec(round(), 1..12),
+        ) {
+            let (mut devices, mut notices) = (Devices::default(), Notices::default());
+            let mut before: BTreeMap<String, Option<String>> = BTreeMap::new();
+            for round in rounds {
+                devices.take(&round, "hangs", &mut notices);
+                let now: BTreeMap<_, _> =
+                    devices.all().iter().map(|known| (known.device.uuid.clone(), known.fault.clone())).collect();
+                prop_assert_eq!(now.len(), devices.all().len(), "an identity is one device");
+                for (uuid, fault) in &before {
+                    let stands = now.get(uuid).is_some_and(|now| fault.is_none() || now == fault);
+                    prop_assert!(stands, "{} had {:?}", uuid, fault);
+                }
+                for known in devices.all() {
+                    let device = &known.device;
+                    prop_assert!(device.used <= device.total && device.free <= device.total);
+                    prop_assert!(device.used >= device.total - device.free);
+                    prop_assert!(device.utilisation <= 100 && device.name.len() <= NAME_BYTES);
+                    prop_assert!(!device.uuid.is_empty() && !device.uuid.contains(','));
+                }
+                before = now;
+            }
+            devices.retry(None);
+            prop_assert!(devices.all().iter().all(|known| known.fault.is_none()) && devices.hung().is_empty());
+        }
+    }
+}
