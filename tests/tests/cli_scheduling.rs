@@ -184,9 +184,9 @@ async fn safety_refuses_with_what_is_needed_and_what_each_host_has() {
         &[
             "no host can start `reader` now",
             "it needs 1 GPU with 12288 MiB of VRAM",
-            "`h1`: needs 12288 MiB of VRAM, has 8192 MiB at most",
-            "`h2`: needs 1 GPU(s), has none",
-            "`h3`: does not have the plugin",
+            "\n  h1  needs 12288 MiB of VRAM, has 8192 MiB at most\n",
+            "\n  h2  needs 1 GPU(s), has none\n",
+            "\n  h3  does not have the plugin\n",
             "hint: nothing was submitted",
         ],
     );
@@ -195,7 +195,7 @@ async fn safety_refuses_with_what_is_needed_and_what_each_host_has() {
     let error: Value = serde_json::from_str(&json.err).expect("an object");
     assert_eq!((&error["exit"], json.out.as_str()), (&json!(6), ""), "{json:#?}");
     assert!(
-        error["text"].as_str().is_some_and(|text| text.contains("needs zone=shed, has zone=lab")),
+        error["details"][0].as_str().is_some_and(|text| text.contains("needs zone=shed, has zone=lab")),
         "{error}"
     );
     assert_eq!(grange.run(&["jobs", "--output", "json"]).await.ends(0).json(), json!([]), "nothing was sent");
@@ -204,7 +204,7 @@ async fn safety_refuses_with_what_is_needed_and_what_each_host_has() {
     set.run(&["submit", "reader", "label=x"]).await.ends(0).complains(&["succeeded", "on h1"]);
     // And what is taken is refused, though it could wait.
     begun(&farm, &grange, "reader", "first").await;
-    grange.run(&safe).await.fails(REFUSED, &["`h1`: all its 1 places are taken"]);
+    grange.run(&safe).await.fails(REFUSED, &["h1  all its 1 places are taken"]);
     let waits = grange.run(&["submit", "reader", "--detach"]).await.ends(0);
     assert_eq!(waits.err, "", "{waits:#?}");
     fs::write(farm.path("open"), "").expect("a file");
@@ -218,7 +218,7 @@ async fn under_queue_a_job_that_no_host_could_ever_run_is_told_so_and_waits() {
     let _small = host(&farm, "h1", SMALL, &[plugins]).await;
     let grange = farm.grange("alice");
     let said = grange.run(&["submit", "reader", "--detach", "--vram", "9000"]).await.ends(0);
-    let wanted = "warning: no host of this farm could run it: `h1` needs 9000 MiB of VRAM, has 8192 MiB at most; it waits\n";
+    let wanted = "warning: no host of this farm could run it: `h1`: needs 9000 MiB of VRAM, has 8192 MiB at most; it waits\n";
     assert_eq!(said.err, wanted);
     assert_eq!(status(&grange, &said.word()).await["state"], "queued");
     let fits = grange.run(&["submit", "reader", "--detach", "--vram", "8g"]).await.ends(0);

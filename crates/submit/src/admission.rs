@@ -11,7 +11,7 @@ use crate::resources::Policy;
 use grange_broker_client::query;
 use grange_broker_client::safety::{self, Settled};
 use grange_broker_client::submit::Submitted;
-use grange_protocol::admission::{Answer, explain, look};
+use grange_protocol::admission::{Answer, Refusal, explain, look};
 use grange_protocol::record::Record;
 use grange_protocol::resource::ResourceRequest;
 use grange_protocol::status::{AgentStatus, PluginState};
@@ -19,7 +19,7 @@ use grange_protocol::subject::{JobKey, Lane};
 use grange_protocol::ticket::Ticket;
 use std::time::Duration;
 
-/// Most hosts that a warning names.
+/// Most hosts that say the same, and most kinds of hosts, that a warning names.
 const NAMED: usize = 8;
 
 /// A job that is about to be submitted.
@@ -83,16 +83,25 @@ fn judge(job: Asked<'_>, policy: Policy, hosts: &[AgentStatus]) -> Result<Vec<St
             if !hosts.is_empty() {
                 plugins::known(&job.lane.plugin, hosts)?;
             }
-            look(job.lane, job.exact, hosts).map_err(|refusal| {
-                Failure::new(Exit::JobRefused, refusal.to_string())
-                    .hint("nothing was submitted; `--policy queue` lets the job wait")
-            })
+            look(job.lane, job.exact, hosts).map_err(|refusal| refused(&refusal))
         }
         Policy::Queue | Policy::Permissive => {
             let warning = plugins::judge(&job.lane.plugin, hosts)?;
             Ok(warning.or_else(|| nobody_ever(job, hosts)).into_iter().collect())
         }
     }
+}
+
+/// One line for each host.
+fn refused(refusal: &Refusal) -> Failure {
+    let Refusal { plugin, needed, hosts } = refusal;
+    let needs = if needed.is_empty() { String::new() } else { format!("; it needs {needed}") };
+    let nobody = if hosts.is_empty() { "; no agent is up" } else { "" };
+    let width = hosts.iter().map(|(agent, _)| agent.as_str().len()).max().unwrap_or(0);
+    let lines = hosts.iter().map(|(agent, answer)| format!("{:<width$}  {answer}", agent.as_str()));
+    Failure::new(Exit::JobRefused, format!("no host can start `{plugin}` now{needs}{nobody}"))
+        .details(lines.collect())
+        .hint("nothing was submitted; `--policy queue` lets the job wait")
 }
 
 /// What to say of a job that no host could run even if it had nothing else to do.
@@ -108,17 +117,33 @@ fn nobody_ever(job: Asked<'_>, hosts: &[AgentStatus]) -> Option<String> {
     if answers.iter().any(|(_, answer)| might(answer)) {
         return None;
     }
-    let never: Vec<String> = answers
-        .iter()
-        .filter(|(_, answer)| matches!(answer, Answer::Never(_)))
-        .map(|(host, answer)| format!("`{}` {answer}", host.agent))
-        .collect();
-    let more = match never.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!("; {more} more hosts"),
+    let never = answers.into_iter().filter(|(_, answer)| matches!(answer, Answer::Never(_)));
+    let said = in_groups(never.map(|(host, answer)| (host.agent.as_str(), answer.to_string())).collect());
+    (!said.is_empty()).then(|| format!("no host of this farm could run it: {said}; it waits"))
+}
+
+/// Hosts that say the same stand together: `` `h1`, `h2`: needs 2 GPU(s), has none ``.
+fn in_groups(said: Vec<(&str, String)>) -> String {
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+    for (host, text) in said {
+        match groups.iter_mut().find(|(other, _)| *other == text) {
+            Some((_, hosts)) => hosts.push(host),
+            None => groups.push((text, vec![host])),
+        }
+    }
+    let group = |(text, hosts): &(String, Vec<&str>)| {
+        let named: Vec<String> = hosts.iter().take(NAMED).map(|host| format!("`{host}`")).collect();
+        let more = match hosts.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("{}{more}: {text}", named.join(", "))
     };
-    let named = never.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
-    (!never.is_empty()).then(|| format!("no host of this farm could run it: {named}{more}; it waits"))
+    let more = match groups.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!("; {more} more kinds of hosts"),
+    };
+    format!("{}{more}", groups.iter().take(NAMED).map(group).collect::<Vec<_>>().join("; "))
 }
 
 #[cfg(test)]
@@ -165,12 +190,16 @@ mod tests {
         assert_eq!(judged(16_384, Policy::Queue, &farm), Ok(vec![]), "it is only taken");
         let said = judged(24_576, Policy::Queue, &farm).unwrap().remove(0);
         assert!(
-            said.starts_with("no host of this farm could run it: `h1` needs 24576 MiB of VRAM, has 8192 MiB"),
+            said.starts_with(
+                "no host of this farm could run it: `h1`: needs 24576 MiB of VRAM, has 8192 MiB"
+            ),
             "{said}"
         );
-        assert!(said.contains("; `h2` needs 24576 MiB") && said.ends_with("; it waits"), "{said}");
+        assert!(said.contains("; `h2`: needs 24576 MiB") && said.ends_with("; it waits"), "{said}");
         let many: Vec<AgentStatus> = (0..10).map(|n| host(&format!("h{n}"), 8192, 8192)).collect();
-        assert!(judged(24_576, Policy::Queue, &many).unwrap()[0].ends_with("; 2 more hosts; it waits"));
+        assert!(
+            judged(24_576, Policy::Queue, &many).unwrap()[0].contains("`h7` and 2 more: needs 24576 MiB")
+        );
     }
 
     #[test]
@@ -188,16 +217,11 @@ mod tests {
         assert_eq!(judged(0, Policy::Safety, &farm), Ok(vec![]));
         let refused = judged(16_384, Policy::Safety, &farm).unwrap_err();
         assert_eq!(refused.exit, Exit::JobRefused);
-        for part in [
-            "no host can start `ocr` now",
-            "16384 MiB of VRAM",
-            "`h1`",
-            "8192 MiB at most",
-            "`h2`",
-            "0 MiB free",
-        ] {
-            assert!(refused.text.contains(part), "{part}: {}", refused.text);
-        }
+        assert_eq!(refused.text, "no host can start `ocr` now; it needs 1 GPU with 16384 MiB of VRAM");
+        assert_eq!(
+            refused.details,
+            ["h1  needs 16384 MiB of VRAM, has 8192 MiB at most", "h2  needs 16384 MiB of VRAM, 0 MiB free",]
+        );
         assert_eq!(judged(0, Policy::Safety, &[]).unwrap_err().exit, Exit::JobRefused);
         let other = Lane { plugin: PluginName::new("orc").unwrap(), ..lane(0) };
         let unknown = judge(Asked { lane: &other, exact: None }, Policy::Safety, &farm).unwrap_err();

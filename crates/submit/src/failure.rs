@@ -55,6 +55,8 @@ pub(crate) struct Failure {
     pub(crate) exit: Exit,
     /// One line, the whole chain of causes in it.
     pub(crate) text: String,
+    /// More of it, a line for each, e.g. what every host lacks.
+    pub(crate) details: Vec<String>,
     pub(crate) hint: Option<String>,
     /// Nobody reads the output any more: nothing is to be said.
     pub(crate) silent: bool,
@@ -62,7 +64,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(exit: Exit, text: impl Into<String>) -> Self {
-        Self { exit, text: text.into(), hint: None, silent: false }
+        Self { exit, text: text.into(), details: Vec::new(), hint: None, silent: false }
     }
 
     pub(crate) fn usage(text: impl Into<String>) -> Self {
@@ -72,6 +74,12 @@ impl Failure {
     /// An error of the system, with what was being done.
     pub(crate) fn system(doing: impl std::fmt::Display, error: &dyn StdError) -> Self {
         Self::new(Exit::Other, format!("{doing}: {}", chain(error)))
+    }
+
+    #[must_use]
+    pub(crate) fn details(mut self, details: Vec<String>) -> Self {
+        self.details = details;
+        self
     }
 
     #[must_use]
@@ -136,7 +144,7 @@ impl From<io::Error> for Failure {
         let gone = error.kind() == io::ErrorKind::BrokenPipe;
         let exit = if gone { Exit::Ok } else { Exit::Other };
         let text = format!("the output cannot be written: {error}");
-        Self { exit, text, hint: None, silent: gone }
+        Self { exit, text, details: Vec::new(), hint: None, silent: gone }
     }
 }
 

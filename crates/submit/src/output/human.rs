@@ -157,6 +157,9 @@ impl Output for Human {
         self.live.clear();
         let word = self.screen.err_look.paint(Style::Red, "error:");
         self.err(format!("{word} {}", clean(&failure.text)))?;
+        for line in &failure.details {
+            self.err(format!("  {}", clean(line)))?;
+        }
         match &failure.hint {
             Some(hint) => self.err(format!("hint: {}", clean(hint))),
             None => Ok(()),

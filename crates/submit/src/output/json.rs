@@ -49,7 +49,8 @@ impl Output for Json {
 
     fn failure(&mut self, failure: &Failure) -> io::Result<()> {
         let value = json!({
-            "level": "error", "text": failure.text, "hint": failure.hint, "exit": failure.exit.code(),
+            "level": "error", "text": failure.text, "details": failure.details, "hint": failure.hint,
+            "exit": failure.exit.code(),
         });
         self.screen.message(&value.to_string())
     }
@@ -299,6 +300,9 @@ mod tests {
         assert_eq!(lines[0], json!({"event": "attempt", "attempt": "1-7", "number": 1}));
         assert_eq!(lines[1]["value"], json!({"a": 1}));
         let error: Value = serde_json::from_str(&err.take()).unwrap();
-        assert_eq!(error, json!({"level": "error", "text": "gone", "hint": "wait", "exit": 8}));
+        assert_eq!(
+            error,
+            json!({"level": "error", "text": "gone", "details": [], "hint": "wait", "exit": 8})
+        );
     }
 }
