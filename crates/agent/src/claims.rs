@@ -3,6 +3,7 @@
 //! Never starts anything: only a record that was stored with this agent's name on it lets a job begin.
 
 use crate::clock::unix_ms;
+use crate::permits::{Grant, Permit, Permits};
 use crate::tickets::{Delivery, Unusable};
 use bytes::Bytes;
 use grange_broker_client::connect::Broker;
@@ -27,14 +28,19 @@ const ROUNDS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(200);
 /// A ticket whose claim could not be decided comes back after this, milliseconds.
 const UNDECIDED_MS: u64 = 5_000;
+/// A ticket whose owner has enough running comes back after this, milliseconds.
+pub const OWNER_FULL_MS: u64 = 1_000;
 
 /// How a claim ended.
 #[derive(Debug)]
 pub enum ClaimEnd {
-    /// The job is ours: this record is stored at this sequence.
-    Won(Box<Record>, u64),
+    /// The job is ours: this record is stored at this sequence. With a place among its owner's attempts, where these are
+    /// limited.
+    Won(Box<Record>, u64, Option<Permit>),
     /// It is not, or cannot be run; the ticket was dealt with.
     NotOurs,
+    /// Its owner has as many running as it may: the ticket comes back after `OWNER_FULL_MS`.
+    OwnerFull,
 }
 
 /// What claims are written with.
@@ -48,6 +54,8 @@ pub struct Claims {
     pub me: Holder,
     /// The lease when a job asks for none, seconds.
     pub lease_s: u32,
+    /// Places for attempts, where an owner's number is limited.
+    pub permits: Option<Permits>,
 }
 
 impl Claims {
@@ -62,18 +70,52 @@ impl Claims {
         lifecycle::claim(before, &delivery.queue.lane, delivery.submitted_ms, &claim).ok()
     }
 
-    /// Sends the plain claim of a new job in the caller's order; the future says how it ended.
+    /// Sends the plain claim of a new job in the caller's order; the future says how it ended. Where an owner's number is
+    /// limited, a place comes first, and the order is that of the places.
     pub async fn begin(
         &self,
         delivery: Delivery,
         ahead: bool,
     ) -> impl Future<Output = ClaimEnd> + Send + use<> {
+        let claims = self.clone();
+        let sent = match &self.permits {
+            None => Some(claims.clone().send(delivery.clone(), ahead).await),
+            Some(_) => None,
+        };
+        async move {
+            match (sent, &claims.permits) {
+                (Some(answer), _) => answer.await,
+                (None, Some(permits)) => claims.begin_with(permits, delivery, ahead).await,
+                (None, None) => ClaimEnd::NotOurs,
+            }
+        }
+    }
+
+    /// Asks for a place first.
+    async fn begin_with(&self, permits: &Permits, delivery: Delivery, ahead: bool) -> ClaimEnd {
+        match permits.acquire(&delivery.key.owner).await {
+            Grant::Granted(permit) => match self.clone().send(delivery, ahead).await.await {
+                ClaimEnd::Won(record, sequence, _) => ClaimEnd::Won(record, sequence, Some(permit)),
+                end => end,
+            },
+            Grant::Full => {
+                self.nak(&delivery.ack, OWNER_FULL_MS).await;
+                ClaimEnd::OwnerFull
+            }
+            Grant::Unknown => {
+                self.nak(&delivery.ack, UNDECIDED_MS).await;
+                ClaimEnd::NotOurs
+            }
+        }
+    }
+
+    /// Sends the claim; the future waits for its answer.
+    async fn send(self, delivery: Delivery, ahead: bool) -> impl Future<Output = ClaimEnd> + Send + use<> {
         let record = self.first(&delivery, None, ahead);
         let sent = match &record {
             Some(record) => Some(self.ledger.write_later(&delivery.key, delivery.base, record, None).await),
             None => None,
         };
-        let claims = self.clone();
         async move {
             let stored = match sent {
                 Some(Ok(answer)) => answer.await,
@@ -81,9 +123,9 @@ impl Claims {
                 None => Err(Error::new(ErrorKind::Conflict, "nothing to claim")),
             };
             match (stored, record) {
-                (Ok(sequence), Some(record)) => ClaimEnd::Won(Box::new(record), sequence),
+                (Ok(sequence), Some(record)) => ClaimEnd::Won(Box::new(record), sequence, None),
                 (Ok(_), None) => ClaimEnd::NotOurs,
-                (Err(error), _) => claims.decide(&delivery, ahead, error).await,
+                (Err(error), _) => self.decide(&delivery, ahead, error).await,
             }
         }
     }
@@ -126,14 +168,14 @@ impl Claims {
                 if record.state.is_terminal() {
                     return Ok(self.ended(delivery).await);
                 }
-                Ok(ClaimEnd::Won(Box::new(record), sequence))
+                Ok(ClaimEnd::Won(Box::new(record), sequence, None))
             }
             Verdict::Moved { lane, expect } => {
                 priority::forward(&self.broker, &delivery.key, &delivery.queue.lane, &lane, expect).await?;
                 Ok(self.ended(delivery).await)
             }
             Verdict::Mine => match stored {
-                Stored::Record { record, sequence, .. } => Ok(ClaimEnd::Won(record, sequence)),
+                Stored::Record { record, sequence, .. } => Ok(ClaimEnd::Won(record, sequence, None)),
                 Stored::Nothing | Stored::Marker { .. } => Ok(ClaimEnd::NotOurs),
             },
             Verdict::Ended(_) => Ok(self.ended(delivery).await),

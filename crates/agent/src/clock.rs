@@ -1,7 +1,8 @@
 //! The clocks: boot time for deadlines (it goes on while the host sleeps), wall time to show.
 
 use rustix::time::{ClockId, clock_gettime};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use uuid::Uuid;
 
 /// Nanoseconds since the host booted.
 pub fn boot_ns() -> u64 {
@@ -19,4 +20,10 @@ pub fn unix_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// About so long: a quarter more or less, by chance, so that a farm's agents do not do the same thing in one moment.
+pub fn about(ms: u64) -> Duration {
+    let chance = u64::from(Uuid::now_v7().as_bytes()[15]);
+    Duration::from_millis(ms - ms / 4 + ms / 2 * chance / 255)
 }

@@ -19,6 +19,7 @@ use crate::bells::Bells;
 use crate::cache::Cache;
 use crate::claims::Claims;
 use crate::config::Config;
+use crate::farm::FarmRooms;
 use crate::inventory::Inventory;
 use crate::journal::Journal;
 use crate::learned::Table;
@@ -56,6 +57,8 @@ pub struct House {
     pub inventory: Inventory,
     /// What is learned of plugins.
     pub learned: Table,
+    /// The rooms that look at the whole farm.
+    pub farm: FarmRooms,
     /// The plugins of this host.
     pub plugins: BTreeMap<PluginName, Plugin>,
     /// What was skipped when they were read.
@@ -127,6 +130,7 @@ impl House {
             }
             HouseEvent::Drain => {
                 self.rooms.draining = true;
+                self.farm.resign();
                 Some(Input::DrainRequested)
             }
         };
@@ -138,6 +142,12 @@ impl House {
         }
     }
 
+    /// Begins to look at the whole farm. Only after the last life's attempts have ended: its counts are taken over.
+    pub fn join_farm(&mut self) {
+        let Claims { me, permits, .. } = &self.claims;
+        self.farm.begin(&mut self.rooms.tasks, me, &self.learned, permits.as_ref());
+    }
+
     /// Whether nothing is left to do.
     pub fn is_leaving(&self) -> bool {
         self.rooms.leaving
@@ -145,6 +155,7 @@ impl House {
 
     /// Ends what is under way, so that nothing is said after the farewell.
     pub async fn end_tasks(&mut self) {
+        self.farm.leave(self.claims.permits.as_ref()).await;
         self.rooms.tasks.shutdown().await;
     }
 

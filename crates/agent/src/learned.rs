@@ -1,7 +1,12 @@
 //! What is learned of plugins: how much GPU memory a worker was seen to use, how long it takes to load. One table for the
 //! whole agent, of what it saw itself and of what others wrote down.
 //!
-//! Never waits: `keep` carries observations to the plugins' bucket and back. Advice only: admission decides by readings.
+//! Never waits: `exchange` carries what was seen to the plugins' bucket, and what others saw back. Advice only: admission
+//! decides by readings.
+
+mod exchange;
+
+pub use exchange::exchange;
 
 use grange_protocol::facts::Learned;
 use grange_protocol::name::PluginName;
@@ -31,8 +36,8 @@ struct Entry {
     known: Learned,
     /// What the bucket holds, as far as was read.
     stored: Learned,
-    /// Something was seen here since it was written down.
-    fresh: bool,
+    /// A start was seen here since it was written down.
+    started: bool,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +79,7 @@ impl Table {
 
     /// A worker was seen to use so much on one GPU of this model, MiB.
     pub fn saw_peak(&self, plugin: &PluginName, configuration: &str, model: &str, peak_mb: u64) {
-        self.saw(plugin, configuration, model, |known| Learned {
+        self.saw(plugin, configuration, model, false, |known| Learned {
             peak_vram_mb: known.peak_vram_mb.max(peak_mb),
             ..known.clone()
         });
@@ -82,7 +87,7 @@ impl Table {
 
     /// A worker took so long until it was ready, milliseconds. `model` is that of its GPUs, empty without one.
     pub fn saw_start(&self, plugin: &PluginName, configuration: &str, model: &str, start_ms: u64) {
-        self.saw(plugin, configuration, model, |known| Learned {
+        self.saw(plugin, configuration, model, true, |known| Learned {
             start_ms: smooth(known.start_ms, start_ms.max(1)),
             ..known.clone()
         });
@@ -93,6 +98,7 @@ impl Table {
         plugin: &PluginName,
         configuration: &str,
         model: &str,
+        is_start: bool,
         fold: impl FnOnce(&Learned) -> Learned,
     ) {
         let mut inner = self.inner();
@@ -102,10 +108,48 @@ impl Table {
         }
         let entry = inner.entries.entry(key).or_default();
         let known = fold(&entry.known);
-        entry.fresh = true;
+        entry.started |= is_start;
         if known != entry.known {
             entry.known = known;
             inner.version += 1;
+        }
+    }
+
+    /// Takes what the bucket holds.
+    fn take(&self, key: &str, stored: Learned) {
+        let mut inner = self.inner();
+        if inner.entries.len() >= MOST && !inner.entries.contains_key(key) {
+            return;
+        }
+        let entry = inner.entries.entry(key.to_owned()).or_default();
+        let start_ms = if entry.started { entry.known.start_ms } else { stored.start_ms };
+        let known = Learned {
+            peak_vram_mb: entry.known.peak_vram_mb.max(stored.peak_vram_mb),
+            start_ms,
+            at_ms: stored.at_ms,
+        };
+        entry.stored = stored;
+        let changed =
+            (known.peak_vram_mb, known.start_ms) != (entry.known.peak_vram_mb, entry.known.start_ms);
+        entry.known = known;
+        if changed {
+            inner.version += 1;
+        }
+    }
+
+    /// What was seen here and is worth writing down.
+    fn news(&self) -> Vec<(String, Learned)> {
+        let inner = self.inner();
+        let news = inner.entries.iter().filter(|(_, entry)| is_news(&entry.stored, &entry.known));
+        news.map(|(key, entry)| (key.clone(), entry.known.clone())).collect()
+    }
+
+    /// This is written down now.
+    fn written(&self, key: &str, stored: Learned) {
+        if let Some(entry) = self.inner().entries.get_mut(key) {
+            // What was seen while it was written is for the next time.
+            entry.started = entry.known.start_ms != stored.start_ms;
+            entry.stored = stored;
         }
     }
 
@@ -233,6 +277,34 @@ mod tests {
         assert_eq!(admitted(&asks(1, 0), None).vram_mb, 0);
         assert_eq!(admitted(&asks(1, 9_000), Some(4_000)).vram_mb, 9_000);
         assert_eq!(admitted(&asks(0, 0), Some(4_000)).vram_mb, 0);
+    }
+
+    #[test]
+    fn what_others_saw_is_taken_over_unless_more_was_seen_here() {
+        let (table, key) = (Table::default(), Learned::key(&plugin(), "c", "A100"));
+        table.take(&key, learned(5_000, 2_000));
+        assert_eq!(table.peak_mb(&plugin(), "c", ["A100"]), Some(5_000));
+        assert_eq!(table.start_ms(&plugin(), "c", ["A100"]), Some(2_000));
+        assert!(table.news().is_empty(), "it is known already");
+        let version = table.version();
+        table.take(&key, learned(5_000, 2_000));
+        assert_eq!(table.version(), version);
+        table.saw_peak(&plugin(), "c", "A100", 6_000);
+        table.take(&key, learned(5_500, 2_500));
+        assert_eq!(table.peak_mb(&plugin(), "c", ["A100"]), Some(6_000), "the highest peak wins");
+        assert_eq!(table.news(), [(key.clone(), learned(6_000, 2_500))]);
+        table.written(&key, learned(6_000, 2_500));
+        assert!(table.news().is_empty());
+        table.saw_start(&plugin(), "c", "A100", 4_500);
+        table.take(&key, learned(6_000, 9_000));
+        assert_eq!(table.start_ms(&plugin(), "c", ["A100"]), Some(3_000), "a start was seen here since");
+        table.written(&key, learned(6_000, 3_000));
+        table.take(&key, learned(6_000, 9_000));
+        assert_eq!(
+            table.start_ms(&plugin(), "c", ["A100"]),
+            Some(9_000),
+            "and written down; others saw more"
+        );
     }
 
     #[test]

@@ -6,12 +6,14 @@ use crate::claims::Claims;
 use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::environment::{Environments, find_uv};
+use crate::farm::FarmRooms;
 use crate::heartbeat::farewell;
 use crate::house::{House, Rooms};
 use crate::journal::{Entry, Journal};
 use crate::learned::Table;
 use crate::lease::Lease;
 use crate::news::{HouseEvent, NEWS_CAPACITY};
+use crate::permits::Permits;
 use crate::plugins::{Workshop, discover};
 use crate::pulls::Pulls;
 use crate::{control, inventory, recovery, universal};
@@ -63,6 +65,7 @@ pub async fn run(config: Config, environment: BTreeMap<String, String>, host: St
         .await
         .map_err(|e| anyhow::anyhow!("control subjects: {e}"))?;
     recover(&mut house, &leftovers).await?;
+    house.join_farm();
     house.looked().await;
     house.prepare_plugins();
     house.heartbeat();
@@ -90,9 +93,9 @@ fn lock_state(config: &Config) -> Result<File> {
     }
 }
 
-async fn connect(config: &Config) -> Result<Broker> {
+fn options(config: &Config) -> Options {
     let broker = &config.broker;
-    let options = Options {
+    Options {
         url: broker.url.clone(),
         user: broker.user.clone(),
         password: broker.password.as_ref().map(|s| s.0.clone()),
@@ -101,8 +104,11 @@ async fn connect(config: &Config) -> Result<Broker> {
         name: format!("grange-agent {}", config.name),
         wait_for_broker: true,
         ..Options::default()
-    };
-    let broker = Broker::connect(&options).await?;
+    }
+}
+
+async fn connect(config: &Config) -> Result<Broker> {
+    let broker = Broker::connect(&options(config)).await?;
     if config.init_broker {
         ensure(&broker, &TopologyOptions::default()).await.context("streams and buckets cannot be made")?;
     }
@@ -115,14 +121,19 @@ async fn come_up(config: Config, environment: BTreeMap<String, String>, host: St
     let broker = connect(&config).await?;
     let incarnation = Incarnation::new(uuid::Uuid::now_v7().simple().to_string())?;
     let me = Holder { agent: config.agent(), incarnation };
-    let claims =
-        Claims { ledger: Ledger::new(&broker), broker: broker.clone(), me, lease_s: config.limits.lease_s };
     let objects = Objects::open(&config.objects_url(), &environment).await?;
     let cache = Cache::open(objects.clone(), config.state_dir.join("cache"), config.objects.cache_max_bytes)
         .context("the cache folder cannot be made")?;
     let _ = std::fs::remove_dir_all(config.state_dir.join("scratch"));
     let (journal, leftovers) = Journal::open(&config.state_dir.join("journal"))?;
     let (news, heard) = mpsc::channel(NEWS_CAPACITY);
+    let farm = FarmRooms::new(&broker, options(&config), news.clone());
+    let lease_s = config.limits.lease_s;
+    let permits = config
+        .limits
+        .owner_running_max
+        .map(|most| Permits::new(&broker, me.agent.clone(), most, lease_s, farm.latest.clone()));
+    let claims = Claims { ledger: Ledger::new(&broker), broker: broker.clone(), me, lease_s, permits };
     let pulls = Pulls::open(broker.client().clone(), news.clone()).await?;
     let bells = Bells::new(broker.client().clone(), news.clone());
     let rooms = Rooms::new(&config);
@@ -144,6 +155,7 @@ async fn come_up(config: Config, environment: BTreeMap<String, String>, host: St
     let house = House {
         inventory,
         learned: Table::default(),
+        farm,
         lease: Arc::new(Lease::begin()),
         plugins: found.plugins,
         notices: found.notices,

@@ -207,14 +207,42 @@ struct Removed {
     success: bool,
 }
 
+/// The ticket stream at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// The moment, Unix milliseconds of the broker.
+    pub now_ms: u64,
+    /// The newest ticket's sequence, whether it is still there or not; 0: there never was one.
+    pub last_ticket: u64,
+}
+
+/// How far the ticket stream has come.
+pub async fn stream_end(broker: &Broker) -> Result<StreamEnd, Error> {
+    let info: Info = api::call(broker, &format!("STREAM.INFO.{JOBS}"), JOBS, &Value::Null).await?;
+    Ok(StreamEnd { now_ms: info.now_ms(), last_ticket: info.state.last_seq })
+}
+
 /// The broker's clock, Unix milliseconds.
 pub async fn clock_ms(broker: &Broker) -> Result<u64, Error> {
-    #[derive(Deserialize)]
-    struct Info {
-        #[serde(with = "time::serde::rfc3339")]
-        ts: OffsetDateTime,
-    }
     let verb = format!("STREAM.INFO.KV_{AGENTS_BUCKET}");
     let info: Info = api::call(broker, &verb, AGENTS_BUCKET, &Value::Null).await?;
-    Ok(u64::try_from(info.ts.unix_timestamp_nanos() / 1_000_000).unwrap_or(0))
+    Ok(info.now_ms())
+}
+
+#[derive(Deserialize)]
+struct Info {
+    #[serde(with = "time::serde::rfc3339")]
+    ts: OffsetDateTime,
+    state: Reaches,
+}
+
+#[derive(Deserialize)]
+struct Reaches {
+    last_seq: u64,
+}
+
+impl Info {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.ts.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
+    }
 }

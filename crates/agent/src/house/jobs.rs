@@ -41,6 +41,7 @@ impl House {
                 let held = Held {
                     delivery: *delivery,
                     claim: None,
+                    permit: None,
                     run: None,
                     sent: None,
                     gpus: Vec::new(),
@@ -58,14 +59,15 @@ impl House {
 
     pub(super) fn claimed(&mut self, job: JobKey, end: ClaimEnd) -> Option<Input> {
         match end {
-            ClaimEnd::Won(record, revision) => {
+            ClaimEnd::Won(record, revision, permit) => {
                 self.rooms.coverage.claimed(&job, Some(revision));
                 let held = self.rooms.jobs.get_mut(&job)?;
+                held.permit = permit;
                 let fence = record.fence(revision)?;
                 held.claim = Some(Claimed { record, revision, fence, since: boot_ms() });
                 Some(Input::Claimed { job })
             }
-            ClaimEnd::NotOurs => {
+            ClaimEnd::NotOurs | ClaimEnd::OwnerFull => {
                 self.rooms.coverage.claimed(&job, None);
                 self.rooms.jobs.remove(&job);
                 Some(Input::NotClaimed { job })

@@ -3,6 +3,7 @@
 use super::House;
 use super::rooms::WorkerEntry;
 use crate::attempts::ring;
+use crate::claims::{ClaimEnd, OWNER_FULL_MS};
 use crate::clock::boot_ms;
 use crate::news::HouseEvent;
 use crate::supervise::Order;
@@ -65,10 +66,18 @@ impl House {
         let Some(held) = self.rooms.jobs.get(&job) else { return };
         self.rooms.coverage.claiming(&job);
         let deciding = self.claims.begin(held.delivery.clone(), ahead).await;
-        let news = self.news.clone();
+        let (claims, news, subject) = (self.claims.clone(), self.news.clone(), held.delivery.subject.clone());
         self.rooms.tasks.spawn(async move {
             let end = deciding.await;
+            let is_full = matches!(end, ClaimEnd::OwnerFull);
+            if is_full {
+                let _ = news.send(HouseEvent::OwnerFull(job.owner.clone())).await;
+            }
             let _ = news.send(HouseEvent::Claimed(job, Box::new(end))).await;
+            if is_full {
+                tokio::time::sleep(Duration::from_millis(OWNER_FULL_MS)).await;
+                ring(&claims, &subject).await;
+            }
         });
     }
 

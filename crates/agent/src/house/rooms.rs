@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::events::EventLog;
 use crate::heartbeat::Coverage;
 use crate::inventory::Look;
+use crate::permits::Permit;
 use crate::supervise::Order;
 use crate::tickets::Delivery;
 use crate::worker::WorkerHandle;
@@ -26,6 +27,8 @@ pub(super) struct Held {
     pub(super) delivery: Delivery,
     /// The newest record that is known, its sequence, and our fence in it; None until the claim is won.
     pub(super) claim: Option<Claimed>,
+    /// Its place among its owner's attempts, where these are limited.
+    pub(super) permit: Option<Permit>,
     /// Which worker has it, and under which number.
     pub(super) run: Option<(WorkerId, u64)>,
     /// When the run's frame was sent.

@@ -70,7 +70,9 @@ impl House {
     /// Puts a heartbeat. While the broker is away, idle workers are told to wait on.
     pub fn heartbeat(&mut self) {
         (self.rooms.to_tell, self.rooms.told_at) = (false, boot_ms());
-        let beating = beat(self.claims.broker.clone(), self.status(), self.lease.clone(), self.news.clone());
+        let status = self.status();
+        self.farm.own.says(&status);
+        let beating = beat(self.claims.broker.clone(), status, self.lease.clone(), self.news.clone());
         self.rooms.tasks.spawn(beating);
         let idle = self.idle_deadline_ns();
         for entry in self.rooms.workers.values().filter(|entry| entry.runs.is_empty()) {

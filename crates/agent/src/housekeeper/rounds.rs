@@ -1,0 +1,293 @@
+//! Rounds through the ticket stream: finds tickets that no queue gives out, whose jobs have ended, moved, or waited too
+//! long, and deals with each as an agent would that was given it.
+//!
+//! Cost: the stream is never read as a whole. A round walks on from where the last one stopped, at most `STEP` tickets
+//! around the stream and as many of those that came since; a farm without a backlog has few at any time, however many
+//! jobs pass through. With a backlog of n tickets each is looked at every n/`STEP` rounds, and deadlines that were seen
+//! once are kept in memory, so that they are met in time.
+
+use super::summary::Waiting;
+use super::survey::Standing;
+use super::verdict::{Deadlines, Errand, errand};
+use crate::clock::unix_ms;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use grange_broker_client::connect::Broker;
+use grange_broker_client::dead::{self, Dead};
+use grange_broker_client::error::{Error, ErrorKind};
+use grange_broker_client::ledger::Ledger;
+use grange_broker_client::priority::forward;
+use grange_broker_client::topology::{ensure_queue, queue_state};
+use grange_broker_client::upkeep::{Lying, Ticket, Unreadable, records, remove_ticket, tickets};
+use grange_protocol::class;
+use grange_protocol::lifecycle::end_unclaimed;
+use grange_protocol::ownership::{Delivered, Verdict, judge};
+use grange_protocol::record::{Holder, Outcome, State};
+use grange_protocol::status::PluginState;
+use grange_protocol::subject::{JobKey, Queue};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Tickets that one round looks at around the stream, and among the new ones.
+const STEP: usize = 2_048;
+/// Tickets that are read at a time; the broker cuts a page at 4 MiB.
+const PAGE: usize = 512;
+/// Jobs about which the leader is asked in one round.
+const ERRANDS: usize = 512;
+/// Queues without a consumer that are remembered.
+const ORPHANS: usize = 512;
+/// Requests that are out at a time.
+const AT_ONCE: usize = 16;
+
+/// Tickets that lie where no consumer takes them.
+#[derive(Clone, Debug)]
+struct Orphans {
+    /// One of their jobs, for the bell.
+    job: JobKey,
+    waiting: Waiting,
+}
+
+/// Goes round after round.
+pub(super) struct Rounds {
+    broker: Broker,
+    ledger: Ledger,
+    me: Holder,
+    /// From here on tickets are new.
+    fresh: u64,
+    /// From here on the way around the stream continues.
+    around: u64,
+    deadlines: Deadlines,
+    orphans: BTreeMap<Queue, Orphans>,
+}
+
+impl Rounds {
+    pub(super) fn new(broker: &Broker, me: Holder) -> Self {
+        Self {
+            broker: broker.clone(),
+            ledger: Ledger::new(broker),
+            me,
+            fresh: 1,
+            around: 1,
+            deadlines: Deadlines::default(),
+            orphans: BTreeMap::new(),
+        }
+    }
+
+    /// Tickets of queues that have no consumer.
+    pub(super) fn orphans(&self) -> BTreeMap<Queue, Waiting> {
+        self.orphans.iter().map(|(queue, orphans)| (queue.clone(), orphans.waiting)).collect()
+    }
+
+    /// One round. `standing`: what the newest look at the farm showed.
+    pub(super) async fn go(&mut self, standing: &Standing) -> Result<(), Error> {
+        let new = self.walk_new(standing.last_ticket).await?;
+        let around = self.walk_around().await?;
+        let (mut met, mut seen) = (Vec::new(), BTreeSet::new());
+        for lying in new.into_iter().chain(around) {
+            match lying {
+                Lying::Ticket(ticket) if seen.insert(ticket.sequence) => met.push(ticket),
+                Lying::Unreadable(unreadable) if seen.insert(unreadable.sequence) => {
+                    self.bury(&unreadable).await?;
+                }
+                Lying::Ticket(_) | Lying::Unreadable(_) => {}
+            }
+        }
+        self.note_orphans(&met, standing);
+        let mut asked = self.look_up(met, standing.now_ms).await?;
+        asked.extend(self.deadlines.due(standing.now_ms, ERRANDS));
+        asked.truncate(ERRANDS);
+        self.settle(asked).await?;
+        self.care_for_orphans(standing).await
+    }
+
+    /// What came since the last round, as far as one round can look at it; the rest is met on the way around.
+    async fn walk_new(&mut self, last_ticket: u64) -> Result<Vec<Lying>, Error> {
+        let (found, next, remaining) = self.walk(self.fresh).await?;
+        self.fresh = if remaining == 0 { next } else { next.max(last_ticket + 1) };
+        Ok(found)
+    }
+
+    /// The next step on the way around; at the end it begins again.
+    async fn walk_around(&mut self) -> Result<Vec<Lying>, Error> {
+        let (found, next, remaining) = self.walk(self.around).await?;
+        self.around = if remaining == 0 { 1 } else { next };
+        Ok(found)
+    }
+
+    async fn walk(&self, mut from: u64) -> Result<(Vec<Lying>, u64, u64), Error> {
+        let (mut found, mut remaining) = (Vec::new(), 0);
+        while found.len() < STEP {
+            let page = tickets(&self.broker, None, from, PAGE).await?;
+            // The broker cuts large tickets off, and one page of those is enough.
+            let is_last = page.found.len() < PAGE;
+            found.extend(page.found);
+            (from, remaining) = (page.next, page.remaining);
+            if is_last || remaining == 0 {
+                break;
+            }
+        }
+        Ok((found, from, remaining))
+    }
+
+    /// What is to be done about these tickets, by copies of their records: those about which the leader has to be asked.
+    async fn look_up(&mut self, met: Vec<Ticket>, now_ms: u64) -> Result<Vec<Ticket>, Error> {
+        let keys: Vec<JobKey> = met.iter().map(|ticket| ticket.key.clone()).collect();
+        let known = records(&self.broker, &keys).await?;
+        let mut asked = Vec::new();
+        for ticket in met {
+            let Some(known) = known.get(&ticket.key) else { continue };
+            match errand(&ticket, known, &self.me, now_ms) {
+                Errand::Leave => {}
+                Errand::Ask => asked.push(ticket),
+                Errand::Watch(runs_out_ms) => self.deadlines.watch(ticket, runs_out_ms),
+            }
+        }
+        Ok(asked)
+    }
+
+    /// Ends what is to be ended, by what the leader says.
+    async fn settle(&self, asked: Vec<Ticket>) -> Result<(), Error> {
+        let mut answers = stream::iter(asked).map(|ticket| self.settle_one(ticket)).buffer_unordered(AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            answer?;
+        }
+        Ok(())
+    }
+
+    async fn settle_one(&self, ticket: Ticket) -> Result<(), Error> {
+        let Some(base) = ticket.base else { return Ok(()) };
+        let stored = self.ledger.read(&ticket.key).await?;
+        match judge(Delivered { lane: &ticket.lane, base }, &stored, &self.me, 0, None) {
+            Verdict::Ended(state) => {
+                tracing::debug!(job = %ticket.key, %state, "ticket of a job that has ended is removed");
+            }
+            Verdict::Expired { expect } => {
+                let outcome = Outcome::default();
+                let Ok(record) = end_unclaimed(None, &ticket.lane, State::Expired, outcome, unix_ms()) else {
+                    return Ok(());
+                };
+                match self.ledger.write(&ticket.key, expect, &record, None).await {
+                    Ok(_) => tracing::info!(job = %ticket.key, "its waiting time ran out"),
+                    // Somebody was first; the next way around shows what it is now.
+                    Err(error) if error.kind() == ErrorKind::Conflict => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+            }
+            Verdict::Moved { lane, expect } => {
+                forward(&self.broker, &ticket.key, &ticket.lane, &lane, expect).await?;
+            }
+            Verdict::Claim { .. } | Verdict::Mine | Verdict::Held { .. } | Verdict::AskHeartbeat(_) => {
+                return Ok(());
+            }
+        }
+        remove_ticket(&self.broker, ticket.sequence).await
+    }
+
+    /// What names no queue is given to nobody: it is kept with its evidence, and does not lie in the way.
+    async fn bury(&self, unreadable: &Unreadable) -> Result<(), Error> {
+        let Unreadable { subject, sequence, why, excerpt } = unreadable;
+        tracing::warn!(subject, why, "unusable ticket");
+        let evidence = json!({ "why": why, "subject": subject, "excerpt": excerpt });
+        dead::bury(&self.broker, "malformed", Dead::Subject(subject), &evidence).await?;
+        remove_ticket(&self.broker, *sequence).await
+    }
+
+    fn note_orphans(&mut self, met: &[Ticket], standing: &Standing) {
+        if !standing.is_whole {
+            return;
+        }
+        for ticket in met {
+            let queue = ticket.queue();
+            let is_new = !standing.queues.contains_key(&queue) && !self.orphans.contains_key(&queue);
+            if is_new && self.orphans.len() < ORPHANS {
+                let waiting = Waiting { count: 1, oldest_ms: ticket.stored_ms };
+                self.orphans.insert(queue, Orphans { job: ticket.key.clone(), waiting });
+            }
+        }
+    }
+
+    /// Makes the queues of tickets that nobody gives out, where an agent could take them. The others wait: an agent that
+    /// has their plugin may come.
+    async fn care_for_orphans(&mut self, standing: &Standing) -> Result<(), Error> {
+        let before: Vec<Queue> = std::mem::take(&mut self.orphans).into_keys().collect();
+        let mut answers = stream::iter(before)
+            .map(|queue| async {
+                let left = self.count_orphans(&queue).await?;
+                Ok::<_, Error>(left.map(|orphans| (queue, orphans)))
+            })
+            .buffer_unordered(AT_ONCE);
+        let mut left = BTreeMap::new();
+        while let Some(answer) = answers.next().await {
+            left.extend(answer?);
+        }
+        drop(answers);
+        for (queue, orphans) in &left {
+            if is_served(queue, standing) {
+                self.open(queue, &orphans.job).await?;
+            }
+        }
+        self.orphans = left;
+        Ok(())
+    }
+
+    /// What still lies there without a consumer. None: nothing, or it has one.
+    async fn count_orphans(&self, queue: &Queue) -> Result<Option<Orphans>, Error> {
+        if queue_state(&self.broker, queue).await?.is_some() {
+            return Ok(None);
+        }
+        let page = tickets(&self.broker, Some(queue), 1, 1).await?;
+        let Some(Lying::Ticket(ticket)) = page.found.first() else { return Ok(None) };
+        let waiting = Waiting { count: 1 + page.remaining, oldest_ms: ticket.stored_ms };
+        Ok(Some(Orphans { job: ticket.key.clone(), waiting }))
+    }
+
+    async fn open(&self, queue: &Queue, job: &JobKey) -> Result<(), Error> {
+        match ensure_queue(&self.broker, queue).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                tracing::warn!(%queue, %error, "tickets wait: the stream has as many queues as it may");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        tracing::info!(%queue, "tickets lay in a queue that nobody gave out; its bell rings again");
+        let bell = job.ticket(&queue.lane).replacen("grange.jobs.", "grange.bell.", 1);
+        let rung = self.broker.client().publish(bell, Bytes::new()).await;
+        rung.map_err(|error| Error::new(ErrorKind::Unreachable, error.to_string()))
+    }
+}
+
+/// Whether an agent lives that could take tickets of this queue.
+fn is_served(queue: &Queue, standing: &Standing) -> bool {
+    class::read(&queue.lane.class).is_ok()
+        && standing.agents.iter().flat_map(|status| &status.plugins).any(|plugin| {
+            plugin.name == queue.lane.plugin
+                && matches!(plugin.state, PluginState::Ready | PluginState::Preparing)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use grange_protocol::status::AgentStatus;
+
+    fn with(plugin: &str, state: &str) -> Standing {
+        let mut status = serde_json::to_value(AgentStatus::silent("h1".parse().unwrap())).unwrap();
+        status["plugins"] = json!([
+            {"name": plugin, "version": "1", "state": state, "workers": 0, "running": 0, "slots": 0}
+        ]);
+        Standing { agents: vec![serde_json::from_value(status).unwrap()], ..Standing::default() }
+    }
+
+    #[test]
+    fn a_queue_is_served_where_its_plugin_is_and_its_class_can_be_read() {
+        let queue = Queue::parse("default:high:ocr:alice").unwrap();
+        assert!(is_served(&queue, &with("ocr", "ready")));
+        assert!(is_served(&queue, &with("ocr", "preparing")));
+        assert!(!is_served(&queue, &with("ocr", "failed")));
+        assert!(!is_served(&queue, &with("asr", "ready")));
+        assert!(!is_served(&queue, &Standing::default()));
+        let strange = Queue::parse("fast:high:ocr:alice").unwrap();
+        assert!(!is_served(&strange, &with("ocr", "ready")));
+    }
+}
