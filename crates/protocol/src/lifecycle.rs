@@ -328,6 +328,7 @@ mod tests {
         Conclude(usize, bool),
         Retry(usize),
         Cancel,
+        Move,
         End,
     }
 
@@ -337,6 +338,7 @@ mod tests {
             (0usize..8, any::<bool>()).prop_map(|(f, ok)| Step::Conclude(f, ok)),
             (0usize..8).prop_map(Step::Retry),
             Just(Step::Cancel),
+            Just(Step::Move),
             Just(Step::End),
         ]
     }
@@ -367,6 +369,7 @@ mod tests {
                         _ => continue,
                     },
                     Step::Cancel => request_cancel(before, &lane(), "", 2),
+                    Step::Move => move_to(before.map(|b| b.0), &lane(), &lane(), 1, 2),
                     Step::End => end_unclaimed(before.map(|b| b.0), &lane(), State::Expired, Outcome::default(), 2),
                 };
                 if let Ok(record) = next {
