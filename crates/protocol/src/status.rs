@@ -217,6 +217,9 @@ pub struct AgentStatus {
     /// What it keeps room for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saving: Option<SavingStatus>,
+    /// How many attempts of one owner the whole farm may run at one time, as this agent's operator says; None: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_running_max: Option<u32>,
     /// What its operator should know, e.g. a manifest that was skipped.
     #[serde(default)]
     pub notices: Vec<String>,
@@ -268,6 +271,7 @@ impl AgentStatus {
             plugins: Vec::new(),
             workers: Vec::new(),
             saving: None,
+            owner_running_max: None,
             notices: Vec::new(),
         }
     }

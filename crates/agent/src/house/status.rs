@@ -32,6 +32,7 @@ impl House {
             plugins: self.plugins.keys().map(|name| self.plugin_status(name)).collect(),
             workers: self.rooms.core.workers().into_iter().map(|view| self.worker_status(view)).collect(),
             saving: self.saving_status(),
+            owner_running_max: self.config.limits.owner_running_max,
             notices: self.all_notices(),
         }
     }
