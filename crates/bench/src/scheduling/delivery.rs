@@ -71,7 +71,7 @@ pub(crate) async fn measure(servers: Servers) -> Result<Value> {
     send(&ground, &watch, coming).await?;
     let lives = watch.all_ended(LIMIT).await;
     let deliveries = deliveries(&ground).await?;
-    ground.keep_logs(&format!("delivery-{servers:?}"))?;
+    ground.keep(&format!("delivery-{servers:?}"), &lives)?;
     Ok(report(&lives, slots, deliveries))
 }
 

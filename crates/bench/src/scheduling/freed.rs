@@ -54,7 +54,7 @@ async fn step(ground: &mut Ground, watch: &Watch, lanes: usize, freed: usize) ->
     // The first two bring worker and queue up.
     send(ground, watch, vec![job; freed + 2]).await?;
     let mut lives = watch.all_ended_well(LIMIT).await?;
-    ground.keep_logs("freed")?;
+    ground.keep(&plugin, &lives)?;
     ground.end_agents();
     lives.sort_by_key(|life| life.claimed_us);
     let mut samples = Samples::default();

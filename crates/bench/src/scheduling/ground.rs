@@ -1,6 +1,7 @@
 //! The farms that scheduling is measured on: one server or three, agents as real processes, each with an inventory,
 //! plugins and a state folder of its own.
 
+use super::watch::{Life, lines};
 use anyhow::{Context as _, Result};
 use grange_broker_client::connect::{Broker, Options};
 use grange_broker_client::ledger::Ledger;
@@ -19,7 +20,7 @@ use tempfile::TempDir;
 /// A benchmark is patient: many processes come up at once on few cores.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PLUGIN: &str = "grange-bench-plugin";
-/// Names a folder that the agents' logs are copied into.
+/// Names a folder that what is behind the figures is kept in.
 const LOGS: &str = "GRANGE_BENCH_LOGS";
 
 /// How many servers a farm has.
@@ -175,12 +176,13 @@ impl Ground {
         }
     }
 
-    /// Copies the agents' logs into a folder of this name under `GRANGE_BENCH_LOGS`, where that is set: for who looks
-    /// into a figure.
-    pub(crate) fn keep_logs(&self, name: &str) -> Result<()> {
+    /// Where `GRANGE_BENCH_LOGS` names a folder, keeps there, under `name`, what was seen of each job and the agents'
+    /// logs: for who looks into a figure.
+    pub(crate) fn keep(&self, name: &str, lives: &[Life]) -> Result<()> {
         let Some(folder) = std::env::var_os(LOGS) else { return Ok(()) };
         let folder = Path::new(&folder).join(name);
         std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join("jobs.jsonl"), lines(lives))?;
         for agent in &self.agents {
             let plan = agent.plan();
             std::fs::copy(plan.state.join("agent.log"), folder.join(format!("{}.log", plan.name)))?;

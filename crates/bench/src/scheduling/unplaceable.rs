@@ -54,7 +54,7 @@ pub(crate) async fn measure() -> Result<Value> {
     send(&ground, &watch, coming).await?;
     let lives = watch.all_ended_well(LIMIT).await?;
     let left = ground.client.tickets().await.len();
-    ground.keep_logs("unplaceable")?;
+    ground.keep("unplaceable", &lives)?;
     let (mut claim, mut begin) = (Samples::default(), Samples::default());
     for life in &lives {
         claim.push(life.to_claim());

@@ -50,7 +50,7 @@ pub(crate) async fn measure(servers: Servers) -> Result<Value> {
         poisson(per_s, LEAD_IN + WINDOW, &mut dice, |at, dice| job(&ground, dice.pick(AGENTS), at, RUN_MS));
     send(&ground, &watch, coming).await?;
     let lives = watch.all_ended_well(LIMIT).await?;
-    ground.keep_logs(&format!("warm-{servers:?}"))?;
+    ground.keep(&format!("warm-{servers:?}"), &lives)?;
     Ok(report(&lives))
 }
 

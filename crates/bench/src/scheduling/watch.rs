@@ -6,8 +6,10 @@ use async_nats::Message;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use grange_broker_client::connect::Broker;
+use grange_protocol::name::JobId;
 use grange_protocol::record::{Record, State};
 use grange_protocol::subject::{HOPS_HEADER, JobKey, Lane, parse_state, parse_ticket};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,6 +21,8 @@ const EVERY: Duration = Duration::from_millis(10);
 /// What was seen of one job. Times are Unix microseconds; 0: not seen.
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
+    /// Which.
+    job: JobId,
     /// Where it waited.
     pub(crate) lane: Lane,
     /// Before its ticket was published.
@@ -49,6 +53,21 @@ impl Life {
     pub(crate) fn to_begin(&self) -> Duration {
         Duration::from_micros(self.began_us.saturating_sub(self.sent_us))
     }
+}
+
+/// What was seen of these jobs, one a line, for who looks into a figure.
+pub(crate) fn lines(lives: &[Life]) -> String {
+    let mut text = String::new();
+    for life in lives {
+        let line = json!({
+            "lane": life.lane.to_string(), "sent_us": life.sent_us, "stored_us": life.stored_us,
+            "claimed_us": life.claimed_us, "agent": life.agent, "began_us": life.began_us, "done_us": life.done_us,
+            "ended_us": life.ended_us, "given_back": life.given_back, "job": life.job.to_string(),
+        });
+        text.push_str(&line.to_string());
+        text.push('\n');
+    }
+    text
 }
 
 /// This machine's clock, Unix microseconds.
@@ -89,6 +108,7 @@ impl Watch {
     /// A job is about to be published.
     pub(crate) fn expect(&self, key: JobKey, lane: Lane) {
         let life = Life {
+            job: key.job.clone(),
             lane,
             sent_us: unix_us(),
             stored_us: 0,
