@@ -12,7 +12,7 @@ use grange_broker_client::follow::{Follow, Update};
 use grange_broker_client::query::job_status;
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::{Record, State};
-use grange_protocol::subject::{JobKey, Lane};
+use grange_protocol::subject::JobKey;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -33,7 +33,6 @@ pub(crate) async fn follow(
     let mut looks = interval_at(Instant::now() + LOOK, LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waits = true;
-    let mut lane = None;
     loop {
         tokio::select! {
             update = updates.next() => {
@@ -43,9 +42,6 @@ pub(crate) async fn follow(
                     Err(error) => Batch { updates: Vec::new(), error: Some(error) },
                 };
                 output.updates(&batch.updates)?;
-                if let Some(ran_out) = ran_out(key, &batch.updates, &mut lane) {
-                    return ran_out;
-                }
                 waits = batch.updates.last().map_or(waits, is_waiting);
                 if let Some(Update::End(record)) = batch.updates.into_iter().next_back() {
                     return Ok(record);
@@ -90,47 +86,26 @@ fn take_batch(follow: &mut Follow, first: Update) -> Batch {
     batch
 }
 
-/// A job whose waiting time ran out has expired, whether or not an agent has written that down yet.
-fn ran_out(
-    key: &JobKey,
-    updates: &[Update],
-    lane: &mut Option<Lane>,
-) -> Option<Result<Box<Record>, Failure>> {
-    for update in updates {
-        match update {
-            Update::State { record: Some(record), .. } => *lane = Some(record.lane()),
-            Update::State { expired_marker: true, .. } => {
-                return Some(match lane {
-                    Some(lane) => Ok(Box::new(Record::new(lane, State::Expired, 0))),
-                    None => Err(Failure::new(
-                        Exit::JobExpired,
-                        format!("job {} waited too long and expired", key.job),
-                    )),
-                });
-            }
-            _ => {}
-        }
-    }
-    None
-}
-
 fn is_waiting(update: &Update) -> bool {
     matches!(update, Update::State { record: Some(record), .. } if record.state == State::Queued)
 }
 
-/// Events may be gone while the record still has the outcome.
+/// Events may be gone while the record still has the outcome; of a job that expired nothing may be kept but that.
 async fn give_up(
     session: &Session,
     key: &JobKey,
     error: grange_broker_client::Error,
     output: &mut dyn Output,
 ) -> Result<Box<Record>, Failure> {
-    if error.kind() == ErrorKind::NotFound
-        && let Stored::Record { record, .. } = session.ledger.read(key).await?
-        && record.state.is_terminal()
-    {
-        output.say(Level::Warning, &error.to_string())?;
-        return Ok(record);
+    if error.kind() == ErrorKind::NotFound {
+        match session.ledger.read(key).await? {
+            Stored::Record { record, .. } if record.state.is_terminal() => {
+                output.say(Level::Warning, &error.to_string())?;
+                return Ok(record);
+            }
+            Stored::Marker { .. } => return Err(Failure::new(Exit::JobExpired, error.to_string())),
+            Stored::Record { .. } | Stored::Nothing => {}
+        }
     }
     Err(Failure::from(error).hint(format!("the job goes on without us: `grange watch {}`", key.job)))
 }

@@ -5,17 +5,12 @@ use crate::context::{Context, JobArgument, Session};
 use crate::ending::ending;
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
+use grange_broker_client::ErrorKind;
 use grange_broker_client::outcomes::Outcomes;
 use grange_broker_client::query::{JobView, job_status};
 use grange_protocol::record::{Record, State};
 use grange_protocol::subject::JobKey;
 use std::path::PathBuf;
-use std::pin::pin;
-use std::time::Duration;
-use tokio::time::interval;
-
-/// How often a job that is waited for is looked at.
-const LOOK: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -83,20 +78,14 @@ fn expired(key: &JobKey) -> Failure {
 async fn wait(session: &Session, key: &JobKey) -> Result<Box<Record>, Failure> {
     let outcomes = Outcomes::open(&session.broker, &key.owner).await?;
     // First the place in the queue, then the look: an end between the two is heard.
-    let mut end = pin!(outcomes.wait(key));
-    let mut looks = interval(LOOK);
-    loop {
-        tokio::select! {
-            record = &mut end => return Ok(record?),
-            // A waiting time that runs out leaves no record to hear of.
-            _ = looks.tick() => {
-                let mut view = job_status(&session.broker, &session.ledger, key).await?;
-                match terminal(&mut view) {
-                    Some(record) => return Ok(record),
-                    None if view.ran_out => return Err(expired(key)),
-                    None => {}
-                }
-            }
-        }
+    let end = outcomes.wait(key);
+    let mut view = job_status(&session.broker, &session.ledger, key).await?;
+    match terminal(&mut view) {
+        Some(record) => Ok(record),
+        None if view.ran_out => Err(expired(key)),
+        None => match end.await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(expired(key)),
+            ended => Ok(ended?),
+        },
     }
 }
