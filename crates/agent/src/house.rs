@@ -89,7 +89,9 @@ impl House {
         while let Some(input) = inputs.pop_front() {
             self.rooms.to_tell |= is_told(&input);
             let now = self.rooms.now();
+            tracing::trace!(now, ?input, "decide");
             for action in self.rooms.core.handle(now, input) {
+                tracing::trace!(?action, "perform");
                 self.rooms.to_tell |= is_shown(&action);
                 inputs.extend(self.perform(action).await);
             }

@@ -29,6 +29,7 @@ pub mod permits;
 pub mod plugins;
 pub mod process;
 pub mod pulls;
+pub mod quarantine;
 pub mod recovery;
 pub mod run;
 pub mod supervise;

@@ -1,7 +1,8 @@
 //! The host as the house sees it: looks at it, what workers use of it, GPUs that are out of service, warnings.
 
 use super::House;
-use grange_dispatch::{DeviceView, HostView, Input, WorkerId, WorkerUse};
+use crate::quarantine::QuarantineFile;
+use grange_dispatch::{DeviceView, HostReading, HostView, Input, WorkerId, WorkerUse};
 use grange_protocol::event::LogLine;
 use grange_protocol::status::{ControlAnswer, WorkerState};
 use tokio::sync::oneshot;
@@ -21,7 +22,20 @@ impl House {
         for (worker, uses) in &look.reading.workers {
             self.worker_uses(*worker, uses);
         }
-        self.decide(Input::Host(Box::new(look.reading.clone()))).await;
+        let mut reading = look.reading.clone();
+        self.remember_quarantine(&mut reading);
+        self.decide(Input::Host(Box::new(reading))).await;
+    }
+
+    /// What the last life took out of service is ill in the first look that shows it.
+    fn remember_quarantine(&mut self, reading: &mut HostReading) {
+        let state_dir = &self.config.state_dir;
+        let file = self.rooms.host.quarantine.get_or_insert_with(|| QuarantineFile::open(state_dir));
+        for device in &mut reading.devices {
+            if let Some(why) = file.left.remove(&device.uuid) {
+                device.fault.get_or_insert(why);
+            }
+        }
     }
 
     /// Notices what of the host is given otherwise than before, or is out of service.
@@ -37,6 +51,13 @@ impl House {
                 None if was.is_some() => tracing::info!(gpu = device.uuid, "GPU may be used again"),
                 Some(_) | None => {}
             }
+        }
+        if let Some(file) = &mut self.rooms.host.quarantine {
+            let ill = host
+                .devices
+                .iter()
+                .filter_map(|device| Some((device.uuid.clone(), device.quarantine.clone()?)));
+            file.keep(ill.collect());
         }
         self.rooms.to_tell |= is_news(&self.rooms.host.seen, &host);
         self.rooms.host.seen = host;
@@ -99,17 +120,18 @@ impl House {
         gpu: Option<String>,
         reply: oneshot::Sender<ControlAnswer>,
     ) -> Option<Input> {
-        let devices = self.rooms.core.host().devices;
-        let quarantined: Vec<String> = devices
-            .into_iter()
-            .filter(|device| device.quarantine.is_some())
-            .map(|device| device.uuid)
-            .collect();
+        let ill = self.rooms.core.host().devices.into_iter().filter(|device| device.quarantine.is_some());
+        let mut quarantined: Vec<String> = ill.map(|device| device.uuid).collect();
+        let left = self.rooms.host.quarantine.as_mut().map(|file| &mut file.left);
+        quarantined.extend(left.iter().flat_map(|left| left.keys().cloned()));
         let list = if quarantined.is_empty() { "none".to_owned() } else { quarantined.join(", ") };
         if let Some(uuid) = gpu.as_ref().filter(|uuid| !quarantined.contains(uuid)) {
             let message = format!("GPU `{uuid}` is not quarantined here; quarantined: {list}");
             let _ = reply.send(ControlAnswer { ok: false, message });
             return None;
+        }
+        if let Some(left) = left {
+            left.retain(|uuid, _| gpu.as_ref().is_some_and(|gpu| gpu != uuid));
         }
         self.inventory.retry(gpu.as_deref());
         self.rooms.host.stale_until = Some(self.rooms.now());

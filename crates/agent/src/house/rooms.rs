@@ -9,6 +9,7 @@ use crate::events::EventLog;
 use crate::heartbeat::Coverage;
 use crate::inventory::Look;
 use crate::permits::Permit;
+use crate::quarantine::QuarantineFile;
 use crate::supervise::Order;
 use crate::tickets::Delivery;
 use crate::worker::WorkerHandle;
@@ -92,6 +93,8 @@ pub(super) struct HostRoom {
     pub(super) seen: HostView,
     /// What the inventory was last asked to watch: supervisors by worker, and whether closely.
     pub(super) watched: (BTreeMap<WorkerId, u32>, bool),
+    /// What of it is out of service, on disk; opened with the first look.
+    pub(super) quarantine: Option<QuarantineFile>,
     /// The newest warning about each worker that is there.
     pub(super) warnings: BTreeMap<WorkerId, String>,
 }
