@@ -28,6 +28,7 @@ mod tidy;
 mod tls;
 pub mod topology;
 pub mod upkeep;
+pub mod why;
 
 pub use connect::{Broker, Options};
 pub use error::{Error, ErrorKind};

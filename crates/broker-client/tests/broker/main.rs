@@ -15,3 +15,4 @@ mod safety;
 mod submit;
 mod topology;
 mod upkeep;
+mod why;
