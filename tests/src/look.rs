@@ -102,9 +102,12 @@ impl Client {
         found
     }
 
-    /// What a queue's consumer says.
+    /// What a queue's consumer says; it has none until a ticket was put there.
     pub async fn queue_facts(&self, queue: &Queue) -> QueueFacts {
         let info = self.ask(&format!("CONSUMER.INFO.{JOBS}.{}", queue.consumer()), &Value::Null).await;
+        if info["error"]["err_code"] == 10014 {
+            return QueueFacts { deliveries: 0, waiting: 0, unsettled: 0 };
+        }
         let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("a consumer: {info}"));
         QueueFacts {
             deliveries: number(&info["delivered"]["consumer_seq"]),

@@ -274,6 +274,9 @@ async fn a_ticket_that_comes_again_runs_once() {
     let entry: serde_json::Value = serde_json::from_str(journal.lines().last().unwrap()).unwrap();
     let ack = entry["+"]["ack"].as_str().unwrap().to_owned();
     client.broker.client().publish(ack, "-NAK".into()).await.unwrap();
+    // Whoever hands a ticket back rings its bell.
+    let bell = key.ticket(&lane).replacen("grange.jobs.", "grange.bell.", 1);
+    client.broker.client().publish(bell, "".into()).await.unwrap();
     eventually("the ticket was delivered again", SOON, async || {
         match client.queue_facts(&key.queue(&lane)).await {
             facts if facts.deliveries >= 2 => Ok(()),
