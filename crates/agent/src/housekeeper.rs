@@ -206,10 +206,12 @@ async fn survey(
     let mut trouble = Trouble::default();
     loop {
         every.tick().await;
-        let orphans = orphans.borrow().clone();
+        let (orphans, began) = (orphans.borrow().clone(), Instant::now());
         match survey.look(&orphans).await {
             Ok(standing) => {
                 trouble.over();
+                let (queues, agents) = (standing.queues.len(), standing.agents.len());
+                tracing::debug!(queues, agents, took = ?began.elapsed(), "farm looked at");
                 if standing.is_whole {
                     close(broker, &empty.look(&standing.queues, boot_ms())).await;
                 }
@@ -249,9 +251,12 @@ async fn rounds(
     let mut trouble = Trouble::default();
     while standing.changed().await.is_ok() {
         every.tick().await;
-        let newest = standing.borrow_and_update().clone();
+        let (newest, began) = (standing.borrow_and_update().clone(), Instant::now());
         match rounds.go(&newest).await {
-            Ok(()) => trouble.over(),
+            Ok(tickets) => {
+                trouble.over();
+                tracing::debug!(tickets, took = ?began.elapsed(), "round through the tickets");
+            }
             Err(error) => trouble.tell("round through the tickets not finished", &error),
         }
         orphans.send_replace(rounds.orphans());

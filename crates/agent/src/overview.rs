@@ -111,7 +111,8 @@ impl Reading {
     }
 
     /// The reading after this one.
-    pub(crate) fn followed_by(&self, overview: Overview, made_ms: u64) -> Self {
+    #[must_use]
+    pub fn followed_by(&self, overview: Overview, made_ms: u64) -> Self {
         let mut gone = self.gone.clone();
         gone.retain(|agent, _| !overview.agents.contains(agent));
         let left = self.overview.agents.iter().filter(|agent| !overview.agents.contains(agent));

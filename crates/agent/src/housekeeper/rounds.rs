@@ -78,8 +78,8 @@ impl Rounds {
         self.orphans.iter().map(|(queue, orphans)| (queue.clone(), orphans.waiting)).collect()
     }
 
-    /// One round. `standing`: what the newest look at the farm showed.
-    pub(super) async fn go(&mut self, standing: &Standing) -> Result<(), Error> {
+    /// One round; answers how many tickets it met. `standing`: what the newest look at the farm showed.
+    pub(super) async fn go(&mut self, standing: &Standing) -> Result<usize, Error> {
         let new = self.walk_new(standing.last_ticket).await?;
         let around = self.walk_around().await?;
         let (mut met, mut seen) = (Vec::new(), BTreeSet::new());
@@ -97,7 +97,8 @@ impl Rounds {
         asked.extend(self.deadlines.due(standing.now_ms, ERRANDS));
         asked.truncate(ERRANDS);
         self.settle(asked).await?;
-        self.care_for_orphans(standing).await
+        self.care_for_orphans(standing).await?;
+        Ok(seen.len())
     }
 
     /// What came since the last round, as far as one round can look at it; the rest is met on the way around.
