@@ -2,7 +2,7 @@
 
 use crate::commands::{
     agents, cancel, completions, doctor, exec_child, init, jobs, logs, plugins, priority, result, status,
-    submit, up, watch,
+    submit, up, watch, why,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use grange_protocol::name::Owner;
@@ -93,6 +93,8 @@ pub(crate) enum Command {
     Result(result::ResultFlags),
     /// Ask for the end of a job
     Cancel(cancel::CancelFlags),
+    /// Say why a job waits
+    Why(why::WhyFlags),
     /// Give a job that waits another priority
     Priority(priority::PriorityFlags),
     /// List jobs, newest first
@@ -125,6 +127,7 @@ impl Cli {
             Command::Result(flags) => &flags.state,
             Command::Cancel(flags) => &flags.state,
             Command::Priority(flags) => &flags.state,
+            Command::Why(flags) => &flags.state,
             Command::Status(flags) => &flags.state,
             Command::Logs(flags) => &flags.state,
             Command::Agents(flags) => flags.state(),

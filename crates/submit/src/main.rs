@@ -78,6 +78,7 @@ async fn dispatch(command: Command, context: &Context, output: &mut dyn Output) 
         Command::Result(flags) => commands::result::run(&flags, context, output).await,
         Command::Cancel(flags) => commands::cancel::run(&flags, context, output).await,
         Command::Priority(flags) => commands::priority::run(&flags, context, output).await,
+        Command::Why(flags) => commands::why::run(&flags, context, output).await,
         Command::Jobs(flags) => commands::jobs::run(flags, context, output).await,
         Command::Status(flags) => commands::status::run(&flags, context, output).await,
         Command::Logs(flags) => commands::logs::run(&flags, context, output).await,

@@ -15,3 +15,4 @@ pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod up;
 pub(crate) mod watch;
+pub(crate) mod why;

@@ -7,6 +7,7 @@ mod ends;
 mod farm;
 mod listings;
 mod plugins;
+mod why;
 
 use super::Output;
 use super::live::Live;
@@ -21,6 +22,7 @@ use grange_broker_client::priority::Reprioritised;
 use grange_broker_client::query::JobView;
 use grange_broker_client::submit::Submitted;
 use grange_broker_client::topology::{Change, Ensured};
+use grange_broker_client::why::Why;
 use grange_protocol::event::LogLine;
 use grange_protocol::name::AgentName;
 use grange_protocol::record::{Record, State};
@@ -252,6 +254,10 @@ impl Output for Human {
             Cancelled::Requested => format!("job {id} runs; its agent was asked to end it"),
             Cancelled::AlreadyEnded(state) => format!("job {id} had ended before: {state}"),
         }])
+    }
+
+    fn why(&mut self, why: &Why) -> io::Result<()> {
+        self.out(why::lines(why, self.screen.out_look))
     }
 
     fn reprioritised(&mut self, key: &JobKey, priority: Priority, done: Reprioritised) -> io::Result<()> {

@@ -12,6 +12,7 @@ use grange_broker_client::priority::Reprioritised;
 use grange_broker_client::query::JobView;
 use grange_broker_client::submit::Submitted;
 use grange_broker_client::topology::{Change, Ensured};
+use grange_broker_client::why::Why;
 use grange_protocol::event::LogLine;
 use grange_protocol::name::AgentName;
 use grange_protocol::status::{AgentStatus, ControlAnswer};
@@ -111,6 +112,10 @@ impl Output for Json {
             Cancelled::AlreadyEnded(state) => ("ended_before", Some(state.as_str())),
         };
         self.line(&json!({ "job": key.job, "owner": key.owner, "outcome": outcome, "state": state }))
+    }
+
+    fn why(&mut self, why: &Why) -> io::Result<()> {
+        self.line(&json!(why))
     }
 
     fn reprioritised(&mut self, key: &JobKey, priority: Priority, done: Reprioritised) -> io::Result<()> {

@@ -19,6 +19,7 @@ use grange_broker_client::priority::Reprioritised;
 use grange_broker_client::query::JobView;
 use grange_broker_client::submit::Submitted;
 use grange_broker_client::topology::Ensured;
+use grange_broker_client::why::Why;
 use grange_protocol::event::LogLine;
 use grange_protocol::name::AgentName;
 use grange_protocol::status::ControlAnswer;
@@ -55,6 +56,8 @@ pub(crate) trait Output {
     fn jobs(&mut self, views: &[JobView]) -> io::Result<()>;
     /// What a request for a job's end led to.
     fn cancelled(&mut self, key: &JobKey, outcome: Cancelled) -> io::Result<()>;
+    /// Why a job waits.
+    fn why(&mut self, why: &Why) -> io::Result<()>;
     /// A job that waits has this priority now.
     fn reprioritised(&mut self, key: &JobKey, priority: Priority, done: Reprioritised) -> io::Result<()>;
     /// Agents, with the ages of their heartbeats.

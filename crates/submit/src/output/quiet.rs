@@ -10,6 +10,7 @@ use grange_broker_client::priority::Reprioritised;
 use grange_broker_client::query::JobView;
 use grange_broker_client::submit::Submitted;
 use grange_broker_client::topology::Ensured;
+use grange_broker_client::why::Why;
 use grange_protocol::event::LogLine;
 use grange_protocol::name::AgentName;
 use grange_protocol::status::{AgentState, ControlAnswer};
@@ -92,6 +93,11 @@ impl Output for Quiet {
             Cancelled::Requested => "requested",
             Cancelled::AlreadyEnded(state) => state.as_str(),
         })
+    }
+
+    fn why(&mut self, why: &Why) -> io::Result<()> {
+        let word = serde_json::to_value(why.reason)?;
+        self.screen.line(word.as_str().unwrap_or_default())
     }
 
     fn reprioritised(&mut self, _: &JobKey, priority: Priority, _: Reprioritised) -> io::Result<()> {
