@@ -28,6 +28,7 @@ mod tidy;
 mod tls;
 pub mod topology;
 pub mod upkeep;
+pub mod usage;
 pub mod why;
 
 pub use connect::{Broker, Options};

@@ -3,7 +3,7 @@
 //! Owns what is read to answer, and never keeps a consumer. Never changes anything.
 
 mod list;
-mod subjects;
+pub(crate) mod subjects;
 
 pub use list::{JobFilter, find_job, list_jobs};
 

@@ -23,7 +23,7 @@ struct Holds {
 }
 
 /// Every subject of a stream that fits the filter. The server tells 100,000 at a time.
-pub(super) async fn list(broker: &Broker, stream: &str, filter: &str) -> Result<Vec<String>, Error> {
+pub(crate) async fn list(broker: &Broker, stream: &str, filter: &str) -> Result<Vec<String>, Error> {
     let mut found = Vec::new();
     loop {
         let body = json!({ "subjects_filter": filter, "offset": found.len() });

@@ -15,4 +15,5 @@ mod safety;
 mod submit;
 mod topology;
 mod upkeep;
+mod usage;
 mod why;
