@@ -75,7 +75,8 @@ async fn a_heartbeat_lists_what_is_held() {
     let gate = farm.path("gate");
     let key = client.submit("gate", &json!({"until": gate})).await;
     let running = client.reaches(&key, State::Running).await;
-    let status = shows(&client, "the attempt", SOON, |status| !status.attempts.is_empty()).await;
+    let given = |status: &AgentStatus| !status.attempts.is_empty() && of(status, "gate").running == 1;
+    let status = shows(&client, "the attempt", SOON, given).await;
     let held = &status.attempts[0];
     assert_eq!((&held.owner, &held.job, held.number), (&key.owner, &key.job, 1));
     assert!(status.covers >= held.claim && held.claim > 0);
@@ -162,7 +163,8 @@ async fn an_agent_is_found_as_a_service() {
             let endpoints = answer["endpoints"].as_array().unwrap();
             let mut subjects: Vec<&str> = endpoints.iter().map(|e| e["subject"].as_str().unwrap()).collect();
             subjects.sort_unstable();
-            assert_eq!(subjects, ["grange.ctl.h1.cancel", "grange.ctl.h1.drain"]);
+            let verbs = ["grange.ctl.h1.cancel", "grange.ctl.h1.drain", "grange.ctl.h1.unquarantine"];
+            assert_eq!(subjects, verbs);
         }
     }
 }
