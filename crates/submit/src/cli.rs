@@ -2,7 +2,7 @@
 
 use crate::commands::{
     agents, cancel, completions, doctor, exec_child, init, jobs, logs, plugins, priority, result, status,
-    submit, up, watch, why,
+    submit, up, usage, watch, why,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use grange_protocol::name::Owner;
@@ -107,6 +107,8 @@ pub(crate) enum Command {
     Agents(agents::AgentsFlags),
     /// List the plugins of the farm, what they need and what they were seen to use
     Plugins(plugins::PluginsFlags),
+    /// Sum up what jobs took, by owner and plugin
+    Usage(usage::UsageFlags),
     /// Look whether the farm is as it should be
     Doctor(doctor::DoctorFlags),
     /// Print completions for a shell
@@ -132,6 +134,7 @@ impl Cli {
             Command::Logs(flags) => &flags.state,
             Command::Agents(flags) => flags.state(),
             Command::Plugins(flags) => &flags.state,
+            Command::Usage(flags) => &flags.state,
             Command::Doctor(flags) => &flags.state,
             Command::Jobs(_) | Command::Completions(_) | Command::ExecChild(_) => &StateFlag { state: None },
         };

@@ -84,6 +84,7 @@ async fn dispatch(command: Command, context: &Context, output: &mut dyn Output) 
         Command::Logs(flags) => commands::logs::run(&flags, context, output).await,
         Command::Agents(flags) => commands::agents::run(&flags, context, output).await,
         Command::Plugins(flags) => commands::plugins::run(&flags, context, output).await,
+        Command::Usage(flags) => commands::usage::run(flags, context, output).await,
         Command::Doctor(flags) => commands::doctor::run(&flags, context, output).await,
         Command::ExecChild(_) | Command::Completions(_) => Ok(Exit::Ok),
     }

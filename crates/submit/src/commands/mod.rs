@@ -14,5 +14,6 @@ pub(crate) mod result;
 pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod up;
+pub(crate) mod usage;
 pub(crate) mod watch;
 pub(crate) mod why;

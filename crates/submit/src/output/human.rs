@@ -7,13 +7,16 @@ mod ends;
 mod farm;
 mod listings;
 mod plugins;
+mod usage;
 mod why;
 
 use super::Output;
 use super::live::Live;
 use super::screen::{Screen, Style, clean, clean_lines};
 use super::value::{chunk_line, result_lines};
-use super::words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, Verdict};
+use super::words::{
+    Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, UsageRow, Verdict,
+};
 use crate::failure::Failure;
 use crate::units;
 use grange_broker_client::cancel::Cancelled;
@@ -301,6 +304,13 @@ impl Output for Human {
             Rows::Overall => plugins::overall(plugins, look),
             Rows::ByHost => plugins::by_host(plugins, look),
         })
+    }
+
+    fn usage(&mut self, rows: &[UsageRow]) -> io::Result<()> {
+        if rows.is_empty() {
+            return self.err("no records of jobs are kept".to_owned());
+        }
+        self.out(usage::table(rows, self.screen.out_look))
     }
 
     fn topology(&mut self, done: &[Ensured]) -> io::Result<()> {

@@ -4,7 +4,7 @@
 
 use super::Output;
 use super::screen::Screen;
-use super::words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing};
+use super::words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, UsageRow};
 use crate::failure::Failure;
 use grange_broker_client::cancel::Cancelled;
 use grange_broker_client::follow::Update;
@@ -154,6 +154,18 @@ impl Output for Json {
                     })
                     .collect();
                 json!({ "name": plugin.name, "hosts": hosts })
+            })
+            .collect();
+        self.line(&json!(all))
+    }
+
+    fn usage(&mut self, rows: &[UsageRow]) -> io::Result<()> {
+        let all: Vec<Value> = rows
+            .iter()
+            .map(|row| {
+                let mut value = json!(row.used);
+                (value["owner"], value["plugin"]) = (json!(row.owner), json!(row.plugin));
+                value
             })
             .collect();
         self.line(&json!(all))

@@ -28,7 +28,7 @@ use grange_protocol::ticket::Priority;
 use screen::Screen;
 use std::collections::BTreeMap;
 use std::io;
-use words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing};
+use words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, UsageRow};
 
 /// One form of everything that commands say. Every method writes at once.
 pub(crate) trait Output {
@@ -66,6 +66,8 @@ pub(crate) trait Output {
     fn answered(&mut self, agent: &AgentName, answer: &ControlAnswer) -> io::Result<()>;
     /// Plugins, each with the hosts that know it.
     fn plugins(&mut self, plugins: &[PluginEntry], rows: Rows) -> io::Result<()>;
+    /// What jobs took.
+    fn usage(&mut self, rows: &[UsageRow]) -> io::Result<()>;
     /// What was done about streams and buckets.
     fn topology(&mut self, done: &[Ensured]) -> io::Result<()>;
     /// What `doctor` found.

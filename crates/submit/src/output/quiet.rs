@@ -2,7 +2,9 @@
 
 use super::Output;
 use super::screen::{Screen, clean};
-use super::words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, Verdict};
+use super::words::{
+    Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, UsageRow, Verdict,
+};
 use crate::failure::Failure;
 use grange_broker_client::cancel::Cancelled;
 use grange_broker_client::follow::Update;
@@ -128,6 +130,11 @@ impl Output for Quiet {
             writeln!(self.screen.out, "{}", plugin.name)?;
         }
         self.screen.flush()
+    }
+
+    fn usage(&mut self, rows: &[UsageRow]) -> io::Result<()> {
+        let gpu_seconds: f64 = rows.iter().map(|row| row.used.gpu_seconds).sum();
+        self.screen.line(&format!("{gpu_seconds:.3}"))
     }
 
     fn topology(&mut self, _: &[Ensured]) -> io::Result<()> {

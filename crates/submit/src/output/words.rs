@@ -1,6 +1,7 @@
 //! What commands hand to an output.
 
-use grange_protocol::name::PluginName;
+use grange_broker_client::usage::Used;
+use grange_protocol::name::{Owner, PluginName};
 use grange_protocol::object::ObjectRef;
 use grange_protocol::record::Record;
 use grange_protocol::status::{AgentStatus, PluginState, PluginStatus};
@@ -85,6 +86,14 @@ pub(crate) enum Rows {
     Overall,
     /// One for each host that has it.
     ByHost,
+}
+
+/// What one owner's jobs of one plugin took.
+#[derive(Clone, Debug)]
+pub(crate) struct UsageRow {
+    pub(crate) owner: Owner,
+    pub(crate) plugin: PluginName,
+    pub(crate) used: Used,
 }
 
 /// What a check found.

@@ -1,6 +1,7 @@
 //! What people see, on two pipes.
 
 mod hosts;
+mod usage;
 mod why;
 
 use super::super::screen::tests::{Kept, pipes};
