@@ -4,7 +4,7 @@
 
 mod messages;
 
-use messages::Message;
+use messages::{Message, Unknown};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -114,15 +114,19 @@ fn every_file_is_a_message() {
 }
 
 /// Values that belong to users, or whose keys are data: what stands in them is carried, not understood.
-const CARRIED: [&str; 9] =
-    ["args", "kwargs", "result", "value", "config", "config_schema", "schema", "labels", "env_vars"];
+const CARRIED: [&str; 10] =
+    ["args", "kwargs", "result", "value", "config", "config_schema", "schema", "labels", "env_vars", "warm"];
+/// A request that is not understood whole must not be granted in part: its unknown fields are refused.
+const STRICT: &str = "resources";
 
 /// Puts a field that nobody knows into every object of the message's own shape.
 fn add_unknown_fields(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(add_unknown_fields),
         Value::Object(fields) => {
-            let known = fields.iter_mut().filter(|(key, _)| !CARRIED.contains(&key.as_str()));
+            let carried = |key: &str| CARRIED.contains(&key) || key == STRICT;
+            // Of the overview: how many each owner runs. Elsewhere it is a number.
+            let known = fields.iter_mut().filter(|(key, _)| !carried(key) && *key != "running");
             known.for_each(|(_, inner)| add_unknown_fields(inner));
             fields.insert("from_the_future".to_owned(), serde_json::json!({"any": ["thing", 1]}));
         }
@@ -132,12 +136,12 @@ fn add_unknown_fields(value: &mut Value) {
 
 #[test]
 fn an_old_reader_reads_new_data() {
-    for Message { name, read, keeps_unknown, .. } in messages() {
-        let Some(read) = read else { continue };
+    for Message { name, read, unknown, .. } in messages() {
+        let Some(read) = read.filter(|_| unknown != Unknown::Data) else { continue };
         let mut newer: Value = serde_json::from_str(&golden(name)).unwrap();
         add_unknown_fields(&mut newer);
         let read_newer = read(newer.to_string().as_bytes());
-        if keeps_unknown {
+        if unknown == Unknown::Kept {
             // A manifest is a file that people write: what is misspelled in its `environment` is told to them.
             newer["environment"].as_object_mut().map(|spec| spec.remove("from_the_future"));
             let again = read(newer.to_string().as_bytes()).unwrap_or_else(|e| panic!("`{name}`: {e}"));
@@ -149,6 +153,21 @@ fn an_old_reader_reads_new_data() {
         let older: Value = serde_json::from_str(&golden(name)).unwrap();
         assert_eq!(again, older, "`{name}` with fields of a later version");
     }
+}
+
+#[test]
+fn a_request_with_an_unknown_key_is_refused_wherever_it_stands() {
+    let mut tried = 0;
+    for Message { name, read, .. } in messages() {
+        let Some(read) = read else { continue };
+        let mut newer: Value = serde_json::from_str(&golden(name)).unwrap();
+        let Some(request) = newer.get_mut(STRICT).and_then(Value::as_object_mut) else { continue };
+        request.insert("vramm_mb".to_owned(), 1.into());
+        let error = read(newer.to_string().as_bytes()).unwrap_err();
+        assert!(error.contains("vramm_mb"), "`{name}`: {error}");
+        tried += 1;
+    }
+    assert_eq!(tried, 3, "a ticket and two manifests");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Frames of the worker link. What the agent writes is made by `ToWorker::write`; what a worker writes is given here
 //! as text, and each has to be read as what it is.
 
-use super::Message;
+use super::{Message, Unknown};
 use grange_protocol::frame::{FromWorker, HEADER_BYTES, LINK_PROTOCOL, Load, Question, Run, ToWorker};
 use grange_protocol::json::Json;
 use grange_protocol::limit::{INLINE_BYTES, MAX_FRAME_BYTES};
@@ -33,7 +33,7 @@ pub(super) fn messages() -> Vec<Message> {
         name,
         text: text.to_owned(),
         read: Some(reread),
-        keeps_unknown: false,
+        unknown: Unknown::LeftOut,
     }));
     all
 }
@@ -57,7 +57,7 @@ fn to_worker(name: &'static str, frame: &ToWorker) -> Message {
     let mut bytes = Vec::new();
     frame.write(&mut bytes, MAX_FRAME_BYTES).expect("it is below the limit");
     let text = String::from_utf8(bytes.split_off(HEADER_BYTES)).expect("JSON is UTF-8");
-    Message { name, text, read: None, keeps_unknown: false }
+    Message { name, text, read: None, unknown: Unknown::LeftOut }
 }
 
 /// As `worker/grange_worker` writes them, less `pid`, `streams` and the like that the agent does not read.

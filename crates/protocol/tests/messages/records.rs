@@ -19,12 +19,15 @@ const CLAIM: u64 = 4711;
 
 pub(super) fn messages() -> Vec<Message> {
     let queued = lifecycle::queue(&lane(), SUBMITTED);
+    let high = Lane { priority: Priority::High, ..lane() };
+    let moved = lifecycle::move_to(Some(&queued), &lane(), &high, SUBMITTED, CLAIMED).expect("it waits");
     let running = claim(None, "gpu-1", false);
     let asked = lifecycle::request_cancel(Some((&running, CLAIM)), &lane(), "no longer needed", ENDED)
         .expect("a running job can be asked to end");
     let retrying = retried(&running, RetryCause::WorkerCrashed, "the worker process ended by signal 9");
     vec![
         plain("record-queued", &queued),
+        plain("record-queued-moved", &moved),
         plain("record-claimed", &claim(Some(&queued), "gpu-1", true)),
         plain("record-running", &running),
         plain("record-running-cancel-requested", &asked),
@@ -109,7 +112,8 @@ fn crashed() -> Outcome {
 }
 
 fn refused() -> Outcome {
-    let text = "no host has 80 GiB of GPU memory; the largest has 24";
+    let text = "no agent claimed it within 500 ms; no host can start `ocr` now; it needs 1 GPU with 8192 MiB of VRAM; \
+                `gpu-1`: needs 8192 MiB of VRAM, 6100 MiB free";
     Outcome { failure: Some(Failure::new(FailureKind::PluginUnavailable, text)), ..Outcome::default() }
 }
 
