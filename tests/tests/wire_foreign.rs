@@ -3,6 +3,7 @@
 use grange_protocol::name::{JobId, Owner};
 use grange_protocol::record::State;
 use grange_protocol::subject::JobKey;
+use grange_protocol::ticket::Priority;
 use grange_tests::{Agent, Farm, Returned, repository};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -105,6 +106,22 @@ async fn a_stranger_limits_the_wait() {
     assert_eq!(told["states"], json!(["queued", "expired"]));
     let client = farm.client("alice").await;
     assert_eq!(client.end(&key(&told["started"])).await.value(), json!("hello"));
+}
+
+#[tokio::test]
+async fn a_stranger_makes_the_same_classes_and_asks_for_more() {
+    let (farm, _agent) = farm_of_one().await;
+    let told = play(&farm, "classes.py", &[]).await;
+    assert_eq!((&told["result"], &told["kind"]), (&json!("hello"), &json!("invalid_input")));
+}
+
+#[tokio::test]
+async fn a_stranger_moves_a_job_that_waits() {
+    let (farm, _agent) = farm_of_one().await;
+    let told = play(&farm, "move.py", &[]).await;
+    let client = farm.client("alice").await;
+    let record = client.record(&key(&told["job"])).await.expect("a moved job has a record");
+    assert_eq!((record.state, record.priority), (State::Queued, Priority::Low));
 }
 
 #[tokio::test]
