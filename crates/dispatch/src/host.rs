@@ -83,6 +83,17 @@ impl Given {
         self.ram_mb += holding.ram_mb.max(used.ram_mb);
         self.cpus += u64::from(holding.cpus);
     }
+
+    /// Takes the larger part of both, of each thing.
+    pub(crate) fn raise(&mut self, other: &Self) {
+        for (device, other) in self.devices.iter_mut().zip(&other.devices) {
+            device.granted_mb = device.granted_mb.max(other.granted_mb);
+            device.taken_mb = device.taken_mb.max(other.taken_mb);
+            device.shares = device.shares.max(other.shares);
+            device.exclusive |= other.exclusive;
+        }
+        (self.ram_mb, self.cpus) = (self.ram_mb.max(other.ram_mb), self.cpus.max(other.cpus));
+    }
 }
 
 fn signed(amount: u64) -> i64 {

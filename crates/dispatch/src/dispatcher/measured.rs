@@ -80,7 +80,8 @@ impl Dispatcher {
     fn take_memory_back(&mut self, now: Time, out: &mut Vec<Action>) {
         let mut waits = false;
         for (id, since) in self.returning() {
-            if self.host.taken_at() < since {
+            // In the same millisecond the look may have been the earlier one.
+            if self.host.taken_at() <= since {
                 waits = true;
                 continue;
             }

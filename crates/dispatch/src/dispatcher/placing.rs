@@ -125,19 +125,17 @@ impl Dispatcher {
     ) {
         let concurrency = self.plugins.get(name).map_or(1, |plugin| plugin.spec.concurrency);
         let (holding, claimant) = booked.map_or((Holding::default(), None), |(h, c)| (h, Some(c)));
-        let mut told = false;
         for (id, worker) in self.workers.iter_mut() {
             if claimant.is_some() && worker.gives_way_to == claimant && worker.stage == Stage::Ready {
                 worker.stage = Stage::Ending;
                 worker.gives_way_to = None;
-                told = true;
                 out.push(Action::StopWorker { worker: id });
             }
         }
         let grant = self.host.grant(&holding);
         let worker = self.workers.insert(Worker {
             plugin: name.clone(),
-            stage: if told { Stage::Waiting } else { Stage::Starting },
+            stage: if claimant.is_some() { Stage::Waiting } else { Stage::Starting },
             given: Vec::new(),
             concurrency,
             asked,
@@ -148,7 +146,8 @@ impl Dispatcher {
             fault: None,
             warned: false,
         });
-        if !told {
+        // `begin_starts` starts what was booked, when it is free.
+        if claimant.is_none() {
             out.push(Action::Spawn { worker, plugin: name.clone(), grant });
         }
     }

@@ -144,22 +144,25 @@ impl Dispatcher {
         idle.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// All that is given away or promised, as it will be when those who give way, and `without`, are gone. What is saved
-    /// up for a queue counts for all others of its level or below; for None it does not.
+    /// All that is given away or promised, without `without`. Whether those leave who give way to a plan is open until
+    /// its job comes, so of them and of all plans the larger part counts. What is saved up for a queue counts for all
+    /// others of its level or below; for None it does not.
     pub(super) fn given(&self, without: &[WorkerId], level: Option<u8>) -> Given {
-        let mut given = self.host.nothing_given();
-        for (id, worker) in self.workers.iter() {
-            if worker.gives_way_to.is_none() && !without.contains(&id) {
-                given.add(&worker.holding, &worker.used, &self.host);
+        let (mut stay, mut leave) = (self.host.nothing_given(), self.host.nothing_given());
+        for (id, worker) in self.workers.iter().filter(|(id, _)| !without.contains(id)) {
+            stay.add(&worker.holding, &worker.used, &self.host);
+            if worker.gives_way_to.is_none() {
+                leave.add(&worker.holding, &worker.used, &self.host);
             }
         }
         for plan in &self.plans {
-            given.add(&plan.holding, &WorkerUse::default(), &self.host);
+            leave.add(&plan.holding, &WorkerUse::default(), &self.host);
         }
+        stay.raise(&leave);
         if let Some(holding) = level.and_then(|level| self.saving.holds_from(level)) {
-            given.add(holding, &WorkerUse::default(), &self.host);
+            stay.add(holding, &WorkerUse::default(), &self.host);
         }
-        given
+        stay
     }
 
     /// Takes a plan of a plugin that serves this.
