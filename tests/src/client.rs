@@ -17,7 +17,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// How long anything that should happen soon may take.
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// One owner's connection.
 #[derive(Clone)]

@@ -1,6 +1,6 @@
-//! Bells: hears that tickets were published, and rings one again for another agent.
+//! Bells: hears that tickets were published, and calls the others when this agent cannot answer one.
 //!
-//! One subscription per plugin. Never decides how a plugin's bells are heard, or what follows from one.
+//! One subscription per plugin for bells, heard in turn with other agents or not, and one for calls, heard by all. Never decides how a plugin's bells are heard, or what follows from one.
 
 use crate::news::{Bell, HouseEvent};
 use async_nats::{Client, HeaderMap, Message, SubscribeError, Subscriber};
@@ -8,19 +8,24 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use grange_dispatch::Ear;
 use grange_protocol::name::{JobId, PluginName};
-use grange_protocol::subject::{HOPS_HEADER, JobKey, Queue, bells, parse_ticket};
+use grange_protocol::subject::{HOPS_HEADER, JobKey, Queue, bells, calls, parse_ticket};
 use std::collections::HashMap;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// The farm's agents with a free place in a loaded worker hear each bell in turn.
 const WARM_GROUP: &str = "warm";
 /// And so do those that could start a worker.
 const COLD_GROUP: &str = "cold";
+/// Nobody hears this bell: it has no queue.
+const NOBODY: &str = "grange.bell.nobody";
+/// The answer that nobody hears it comes at once; should somebody, who hears everything, none comes.
+const ROUND_TRIP: Duration = Duration::from_secs(1);
 
-/// One subscription; dropping it ends it, after what had arrived.
+/// How a plugin's bells and calls are heard; dropping it ends that, after what had arrived.
 struct Listening {
     ear: Ear,
-    _end: oneshot::Sender<()>,
+    _ends: [oneshot::Sender<()>; 2],
 }
 
 /// The agent's ears.
@@ -52,21 +57,25 @@ impl Bells {
             Ear::Cold => self.client.queue_subscribe(subject, COLD_GROUP.to_owned()).await?,
             Ear::All => self.client.subscribe(subject).await?,
         };
+        let calls = self.client.subscribe(calls(plugin)).await?;
         let (end, ended) = oneshot::channel();
-        tokio::spawn(listen(heard, ear, self.news.clone(), ended));
-        self.ears.insert(plugin.clone(), Listening { ear, _end: end });
+        let (end_calls, calls_ended) = oneshot::channel();
+        let over = |ended| over(self.client.clone(), ended);
+        tokio::spawn(listen(heard, ear, self.news.clone(), over(ended)));
+        tokio::spawn(listen(calls, Ear::All, self.news.clone(), over(calls_ended)));
+        self.ears.insert(plugin.clone(), Listening { ear, _ends: [end, end_calls] });
         Ok(())
     }
 
-    /// Rings a bell again. One that is lost is made good by a sweep.
+    /// Calls all agents that have room. A call that is lost is made good by a sweep.
     pub async fn pass_on(&self, queue: &Queue, job: JobId, hops: u32) {
         let key = JobKey { owner: queue.owner.clone(), job };
-        let subject = bell_of(&key.ticket(&queue.lane));
+        let subject = key.call(&queue.lane);
         let mut headers = HeaderMap::new();
         headers.insert(HOPS_HEADER, hops.to_string());
         let sent = self.client.publish_with_headers(subject, headers, Bytes::new()).await;
         if let Err(error) = sent {
-            tracing::debug!(%queue, %error, "bell not passed on; a sweep will find the ticket");
+            tracing::debug!(%queue, %error, "call not sent; a sweep will find the ticket");
         }
     }
 }
@@ -76,13 +85,14 @@ pub fn bell_of(ticket: &str) -> String {
     ticket.replacen("grange.jobs.", "grange.bell.", 1)
 }
 
-/// Passes on the bells of one plugin until it is told to end, and then what had arrived before.
+/// Passes on the bells of one plugin until that is over, and then what had arrived before.
 async fn listen(
     mut heard: Subscriber,
     ear: Ear,
     news: mpsc::Sender<HouseEvent>,
-    mut ended: oneshot::Receiver<()>,
+    over: impl Future<Output = ()>,
 ) {
+    let mut over = std::pin::pin!(over);
     let mut ending = false;
     loop {
         tokio::select! {
@@ -93,7 +103,7 @@ async fn listen(
                     return;
                 }
             }
-            _ = &mut ended, if !ending => {
+            () = &mut over, if !ending => {
                 ending = true;
                 if heard.unsubscribe().await.is_err() {
                     return;
@@ -101,6 +111,14 @@ async fn listen(
             }
         }
     }
+}
+
+/// Waits until a subscription is wanted no more and all that the server had sent to it has arrived: the client leaves out
+/// what comes for one that it has taken back. The server answers a request that nobody hears in the order of all it sends.
+async fn over(client: Client, ended: oneshot::Receiver<()>) {
+    let _ = ended.await;
+    let request = async_nats::Request::new().timeout(Some(ROUND_TRIP));
+    let _ = client.send_request(NOBODY, request).await;
 }
 
 /// None: it is no bell.

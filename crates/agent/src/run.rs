@@ -137,7 +137,8 @@ async fn come_up(config: Config, environment: BTreeMap<String, String>, host: St
     let pulls = Pulls::open(broker.client().clone(), news.clone()).await?;
     let bells = Bells::new(broker.client().clone(), news.clone());
     let rooms = Rooms::new(&config);
-    let inventory = inventory::start(&config, &host, rooms.began()).await?;
+    // The `host` that jobs ask for is the agent's name: that is what people see.
+    let inventory = inventory::start(&config, config.agent().as_str(), rooms.began()).await?;
     tokio::spawn(watch_reconnects(broker, news.clone()));
     let found = discover(&config.plugin_folders);
     let path = environment.get("PATH").map(String::as_str);

@@ -165,6 +165,11 @@ impl JobKey {
         format!("grange.jobs.*.*.*.{}.{}", self.owner, self.job)
     }
 
+    /// Where an agent that cannot answer the ticket's bell calls the others.
+    pub fn call(&self, lane: &Lane) -> String {
+        format!("grange.call.{}.{}.{}.{}.{}", lane.class, lane.priority, lane.plugin, self.owner, self.job)
+    }
+
     /// Where a job that could not be run is kept.
     pub fn dead(&self, reason: &str) -> String {
         format!("grange.dead.{reason}.{}", self.job)
@@ -224,6 +229,7 @@ pub fn parse_ticket(subject: &str) -> Result<(Lane, JobKey), SubjectError> {
     let rest = subject
         .strip_prefix("grange.jobs.")
         .or_else(|| subject.strip_prefix("grange.bell."))
+        .or_else(|| subject.strip_prefix("grange.call."))
         .ok_or_else(shape)?;
     let mut tokens = rest.split('.');
     let mut next = || tokens.next().ok_or_else(shape);
@@ -263,6 +269,11 @@ pub fn parse_events(subject: &str) -> Option<(JobKey, AttemptToken)> {
 /// The bells of a plugin: of every class, priority and owner.
 pub fn bells(plugin: &PluginName) -> String {
     format!("grange.bell.*.*.{plugin}.>")
+}
+
+/// Bells of a plugin that an agent could not answer: heard by all that have room, not in turn.
+pub fn calls(plugin: &PluginName) -> String {
+    format!("grange.call.*.*.{plugin}.>")
 }
 
 /// Republished records of everything that an owner has.

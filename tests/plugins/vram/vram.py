@@ -41,8 +41,12 @@ class Vram:
         self._mb = 0
 
     def initialize(self, config):
-        """`mb` is used from here on; `load_ms` is how long that takes, `load_until` a file that is waited for."""
+        """`mb` is used from here on; `load_ms` is how long that takes, `load_until` a file that is waited for.
+
+        `release()` gives it up, unless `releases` is false.
+        """
         self._mb = config.get("mb", 0)
+        self._releases = config.get("releases", True)
         allocate(self._mb)
         time.sleep(config.get("load_ms", 0) / 1000)
         while config.get("load_until") and not os.path.exists(config["load_until"]):
@@ -78,7 +82,8 @@ class Vram:
                 raise StoppedError("stopped while it waited")
 
     def release(self):
-        allocate(0)
+        if self._releases:
+            allocate(0)
 
     def cancel(self):
         self._stop.set()

@@ -10,8 +10,6 @@ use grange_protocol::name::JobId;
 use grange_protocol::resource::ResourceRequest;
 use grange_protocol::subject::{JobKey, Queue};
 
-/// Most times that a bell is passed on.
-const HOPS_MAX: u32 = 3;
 /// A ticket that asks for a little more than this host has comes back to the queue for so long, milliseconds.
 const TOO_BIG_MS: u64 = 5_000;
 
@@ -56,11 +54,22 @@ impl Dispatcher {
         if !self.want_open(&queue, out) {
             return Touched::Nobody;
         }
-        if ear != Ear::All && hops < HOPS_MAX && !brief && self.ears.get(&name) == Some(&Ear::All) {
-            out.push(Action::PassOn { queue: queue.clone(), job: job.clone(), hops: hops + 1 });
+        // The others of the group did not hear it. A call reaches all, so it is not repeated.
+        if ear != Ear::All && hops == 0 && !brief && !self.has_room(&queue) {
+            out.push(Action::PassOn { queue: queue.clone(), job: job.clone(), hops: 1 });
         }
         self.queues.ring(&queue, job, now + wait, wait);
         Touched::One(name)
+    }
+
+    /// Whether a job of this queue could start now.
+    fn has_room(&mut self, queue: &Queue) -> bool {
+        let name = &queue.lane.plugin;
+        let Some(plugin) = self.plugins.get_mut(name) else { return false };
+        let shape = plugin.shape_of(&queue.lane.class);
+        let room = self.free_seats(name, shape) > 0 || self.plan(name, shape, Some(u8::MAX), self.now);
+        self.trim_plans(std::slice::from_ref(name));
+        room
     }
 
     /// The overview of the farm.

@@ -69,7 +69,7 @@ pub enum Action {
         /// A bell rang and the ticket may still be on its way to the consumer, or one short job may follow another.
         wait: bool,
     },
-    /// Ring a bell again, for another agent: there is no room here any more.
+    /// Call all agents that have room: the bell was heard here alone, and there is no room here.
     PassOn {
         /// Of which queue.
         queue: Queue,
