@@ -286,9 +286,10 @@ impl Serving {
         for index in (0..count).filter(|index| !skip.contains(index)) {
             self.desk.show(Step::Gpu(index));
             let answer = Box::new(reader.read(index));
+            // Shown before it is said: whoever hears the answer must not find the question still open.
+            self.desk.show(Step::Host);
             self.said.send(Word::Gpu(answer)).map_err(drop)?;
         }
-        self.desk.show(Step::Host);
         Ok(Ok(()))
     }
 }

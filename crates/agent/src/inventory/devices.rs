@@ -220,7 +220,7 @@ pub(super) fn peers(devices: &[&Device]) -> Vec<Vec<String>> {
             || a.ends.iter().any(|end| !is_gpu(end) && b.ends.contains(end))
     };
     let of = |a: &Device| {
-        let others = devices.iter().filter(|b| b.uuid != a.uuid && !a.mig && !b.mig && joined(a, b));
+        let others = devices.iter().filter(|b| b.uuid != a.uuid && joined(a, b));
         others.map(|b| b.uuid.clone()).collect()
     };
     devices.iter().map(|device| of(device)).collect()
@@ -299,7 +299,9 @@ mod tests {
                 for known in devices.all() {
                     let device = &known.device;
                     prop_assert!(device.used <= device.total && device.free <= device.total);
+                    let listed = device.listed.iter().flatten().fold(0_u64, |sum, (_, b)| sum.saturating_add(*b));
                     prop_assert!(device.used >= device.total - device.free);
+                    prop_assert!(device.used >= listed.min(device.total));
                     prop_assert!(device.utilisation <= 100 && device.name.len() <= NAME_BYTES);
                     prop_assert!(!device.uuid.is_empty() && !device.uuid.contains(','));
                 }

@@ -40,12 +40,9 @@ impl<'n> Reader<'n> {
 
     /// Everything about one GPU.
     pub(super) fn read(&mut self, index: u32) -> Answer {
-        // First, for a GPU that is lost says why here and nowhere else.
-        let mut xids = self.xids(index);
         let devices = self.devices(index).map_err(|error| trouble(&error));
-        if xids.is_empty() {
-            xids = self.xids(index);
-        }
+        // A GPU that is lost may say why here, and nowhere else.
+        let xids = self.xids(index);
         Answer { index, devices, xids }
     }
 

@@ -47,9 +47,11 @@ impl Host {
     }
 
     fn replace(&self, name: &str, text: &[u8]) {
-        let half = self.path().join("half");
-        std::fs::write(&half, text).unwrap();
-        std::fs::rename(half, self.path().join(name)).unwrap();
+        replace(self.path(), name, text);
+    }
+
+    fn script(&self) -> Script {
+        serde_json::from_slice(&std::fs::read(self.path().join("script.json")).unwrap()).unwrap()
     }
 
     fn set(&self, script: &Script) {
@@ -57,8 +59,7 @@ impl Host {
     }
 
     fn change(&self, change: impl FnOnce(&mut Script)) {
-        let text = std::fs::read(self.path().join("script.json")).unwrap();
-        let mut script = serde_json::from_slice(&text).unwrap();
+        let mut script = self.script();
         change(&mut script);
         self.set(&script);
     }
@@ -99,6 +100,12 @@ impl Host {
         self.looks += 1;
         looker.look(self.looks, &workers.iter().map(|(worker, pid)| (WorkerId(*worker), *pid)).collect())
     }
+}
+
+fn replace(folder: &Path, name: &str, text: &[u8]) {
+    let half = folder.join("half");
+    std::fs::write(&half, text).unwrap();
+    std::fs::rename(half, folder.join(name)).unwrap();
 }
 
 fn gpu(uuid: &str, memory_mb: u64) -> Gpu {

@@ -1,6 +1,6 @@
 //! NVML that does not return.
 
-use super::{Host, device, eventually, faults, gpu};
+use super::{Host, Look, Looker, device, eventually, faults, gpu};
 use grange_fake_nvml::script::{Gpu, Script};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ fn a_gpu_that_hangs_is_a_fault_and_the_others_are_read_in_the_same_look() {
         faults(&look)[0].is_some_and(|fault| fault.starts_with("XID 79")),
         "what was heard before is kept"
     );
-    assert_eq!(device(&look, "GPU-c").used_mb, 300);
+    assert_eq!((device(&look, "GPU-c").used_mb, look.notices.len()), (300, 0), "and nothing is heard twice");
     host.change(|script| script.gpus[2].unowned_mb = 400);
     let begun = Instant::now();
     let look = host.look(&mut looker);
@@ -42,6 +42,7 @@ fn a_gpu_that_hung_gets_another_try_when_it_is_wanted() {
     host.look(&mut looker);
     host.change(hang(0, "*"));
     host.look(&mut looker);
+    host.look(&mut looker);
     looker.retry(Some("GPU-a"));
     looker.reopen();
     assert_eq!(faults(&host.look(&mut looker)), [FAULT, None], "it hangs still");
@@ -50,6 +51,39 @@ fn a_gpu_that_hung_gets_another_try_when_it_is_wanted() {
     looker.retry(Some("GPU-a"));
     looker.reopen();
     assert_eq!(faults(&host.look(&mut looker)), [None, None]);
+}
+
+/// Looks while another thread ends all hangs after twice the patience.
+fn look_at_slow(host: &mut Host, looker: &mut Looker) -> Look {
+    let script = host.script();
+    std::thread::scope(|scope| {
+        let (done, ended) = std::sync::mpsc::channel::<()>();
+        let slow = script.clone();
+        let path = host.path().to_owned();
+        scope.spawn(move || {
+            let _ = ended.recv_timeout(PATIENCE * 2);
+            let mut well = slow;
+            well.gpus.iter_mut().for_each(|gpu| gpu.hang.clear());
+            super::replace(&path, "script.json", &serde_json::to_vec(&well).unwrap());
+        });
+        let look = host.look(looker);
+        drop(done);
+        look
+    })
+}
+
+#[test]
+fn what_is_asked_for_the_first_time_may_take_longer() {
+    let mut host = Host::with(vec![gpu("GPU-a", 1_000)]);
+    let mut looker = host.looker_with(IMPATIENT);
+    host.change(hang(0, "*"));
+    assert_eq!(faults(&look_at_slow(&mut host, &mut looker)), [None], "it wakes up");
+    host.change(hang(0, "*"));
+    assert_eq!(faults(&look_at_slow(&mut host, &mut looker)), [FAULT], "it was awake");
+    looker.retry(None);
+    looker.reopen();
+    host.change(hang(0, "*"));
+    assert_eq!(faults(&look_at_slow(&mut host, &mut looker)), [None], "it wakes up again");
 }
 
 #[test]
@@ -104,9 +138,11 @@ fn only_so_many_threads_may_hang() {
         faults(&look)
     );
     assert!(faults(&look)[11].is_some_and(|fault| fault.contains("8 threads hang")), "{:?}", faults(&look));
+    let begun = Instant::now();
     looker.retry(None);
     looker.reopen();
     assert!(faults(&host.look(&mut looker)).iter().all(Option::is_some), "they hang still");
+    assert!(begun.elapsed() < PATIENCE, "no other thread is risked: {:?}", begun.elapsed());
     host.change(|script| script.gpus.iter_mut().for_each(|gpu| gpu.hang.clear()));
     eventually("the threads that return make room", || {
         looker.retry(None);

@@ -77,6 +77,8 @@ fn a_workers_processes_are_its_own_until_they_are_gone_and_their_memory_is_left_
     let usage = &look.reading.workers[&WorkerId(3)];
     assert_eq!(usage.vram_mb, BTreeMap::from([("GPU-b".to_owned(), 2_000)]));
     assert!(usage.ram_mb > 0 && usage.ram_mb < 100);
+    let others = look.reading.ram_mb - look.capacity.ram_free_mb - usage.ram_mb;
+    assert_eq!(look.reading.ram_other_mb, others);
     host.change(|script| script.gpus[1].keeps = true);
     worker.end();
     let look = host.look_at(&mut looker, &workers);
@@ -168,10 +170,11 @@ fn nvlinks_join_gpus_directly_or_by_a_switch() {
         linked("GPU-d", &["00000000:C1:00.0"]),
         linked("GPU-e", &[other]),
         gpu("GPU-f", 1_000),
+        linked("GPU-g", &["GPU-b"]),
     ]);
     let look = host.look(&mut host.looker());
     let links: Vec<_> = look.reading.devices.iter().map(|d| d.links.join(" ")).collect();
-    assert_eq!(links, ["GPU-b", "GPU-a", "GPU-d", "GPU-c", "", ""]);
+    assert_eq!(links, ["GPU-b", "GPU-a GPU-g", "GPU-d", "GPU-c", "", "", "GPU-b"]);
     assert_eq!(look.capacity.gpus[0].links, ["GPU-b"]);
 }
 
