@@ -179,6 +179,8 @@ impl Dispatcher {
             }
             Input::PullEnded { queue } => {
                 self.queues.ended(&queue, now);
+                // There was room for it, and nothing came: nobody waits there any more.
+                self.saved_for(&queue, out);
                 Touched::One(queue.lane.plugin)
             }
             Input::Reconnected => {

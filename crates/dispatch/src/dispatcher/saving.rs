@@ -50,6 +50,10 @@ impl Dispatcher {
     /// Asks to save up for the queue that waits longest of those that would fit here, but do not now.
     pub(super) fn wish_to_save(&mut self, waiting: &BTreeMap<Queue, u64>, now: Time, out: &mut Vec<Action>) {
         self.saving.resting.retain(|_, until| *until > now);
+        // The overview that was the reason may have been older than its last job.
+        if self.saving.kept.as_ref().is_some_and(|kept| !waiting.contains_key(&kept.queue)) {
+            self.end_saving(out);
+        }
         if self.saving.asked.is_some() || self.saving.kept.is_some() || self.mode != Mode::Working {
             return;
         }
@@ -141,7 +145,7 @@ impl Dispatcher {
         Touched::Nobody
     }
 
-    /// A job came from a queue: what was kept for it is its own now.
+    /// A job came from a queue, or none is there: nothing needs to be kept for it any more.
     pub(super) fn saved_for(&mut self, queue: &Queue, out: &mut Vec<Action>) {
         if self.saving.is_for(queue) {
             self.end_saving(out);
