@@ -42,7 +42,7 @@ const AT_ONCE: usize = 16;
 /// Tickets that lie where no consumer takes them.
 #[derive(Clone, Debug)]
 struct Orphans {
-    /// One of their jobs, for the bell.
+    /// One of their jobs, to call agents by.
     job: JobKey,
     waiting: Waiting,
 }
@@ -199,11 +199,19 @@ impl Rounds {
         }
         for ticket in met {
             let queue = ticket.queue();
-            let is_new = !standing.queues.contains_key(&queue) && !self.orphans.contains_key(&queue);
-            if is_new && self.orphans.len() < ORPHANS {
-                let waiting = Waiting { count: 1, oldest_ms: ticket.stored_ms };
-                self.orphans.insert(queue, Orphans { job: ticket.key.clone(), waiting });
+            if standing.queues.contains_key(&queue) || self.orphans.contains_key(&queue) {
+                continue;
             }
+            if self.orphans.len() >= ORPHANS {
+                // One that can be helped comes before one that can only be reported.
+                let useless = self.orphans.keys().find(|other| !is_served(other, standing)).cloned();
+                match useless.filter(|_| is_served(&queue, standing)) {
+                    Some(useless) => drop(self.orphans.remove(&useless)),
+                    None => continue,
+                }
+            }
+            let waiting = Waiting { count: 1, oldest_ms: ticket.stored_ms };
+            self.orphans.insert(queue, Orphans { job: ticket.key.clone(), waiting });
         }
     }
 
@@ -251,10 +259,9 @@ impl Rounds {
             }
             Err(error) => return Err(error),
         }
-        tracing::info!(%queue, "tickets lay in a queue that nobody gave out; its bell rings again");
-        let bell = job.ticket(&queue.lane).replacen("grange.jobs.", "grange.bell.", 1);
-        let rung = self.broker.client().publish(bell, Bytes::new()).await;
-        rung.map_err(|error| Error::new(ErrorKind::Unreachable, error.to_string()))
+        tracing::info!(%queue, "tickets lay in a queue that nobody gave out; agents are called");
+        let called = self.broker.client().publish(job.call(&queue.lane), Bytes::new()).await;
+        called.map_err(|error| Error::new(ErrorKind::Unreachable, error.to_string()))
     }
 }
 

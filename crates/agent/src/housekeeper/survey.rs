@@ -17,9 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How long the listing of all queues may take; a cluster's servers may be slow to answer together.
-const LISTING: Duration = Duration::from_millis(1_500);
+const LISTING: Duration = Duration::from_secs(3);
 /// Without a listing so many queues are asked one by one: those that had something.
-const ONE_BY_ONE: usize = 256;
+const ONE_BY_ONE: usize = 128;
 /// Requests that are out at a time.
 const AT_ONCE: usize = 16;
 /// The oldest ticket of a queue is looked at again after so long, milliseconds: it may have been removed.
