@@ -1,7 +1,7 @@
 //! What an XID error says of its GPU. Pure.
 //!
-//! The measure is the immediate action in NVIDIA's catalogue (https://docs.nvidia.com/deploy/xid-errors): where that is to
-//! reset the GPU, to restart its host or to look at its connections, the GPU must not be used until somebody did so.
+//! The measure is the immediate action in NVIDIA's catalogue (<https://docs.nvidia.com/deploy/xid-errors>): where that is
+//! to reset the GPU, to restart its host or to look at its connections, the GPU must not be used until somebody did so.
 //! Where it is to restart the application, the application is told by its own error, and the GPU is as good as before.
 //! The rest is written down: what it means differs by model, or it only accompanies another XID.
 
