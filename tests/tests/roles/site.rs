@@ -35,6 +35,25 @@ impl Use {
     pub(crate) fn new(user: &str, verb: &'static str, subject: &str) -> Self {
         Self { user: user.to_owned(), verb, subject: subject.to_owned() }
     }
+
+    /// Whether another use lies within this one, whose subject may be a pattern.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        (&self.user, self.verb) == (&other.user, other.verb) && fits(&self.subject, &other.subject)
+    }
+}
+
+/// Whether a subject, maybe with wildcards of its own, lies within a pattern.
+fn fits(pattern: &str, subject: &str) -> bool {
+    let (mut given, mut asked) = (pattern.split('.'), subject.split('.'));
+    loop {
+        match (given.next(), asked.next()) {
+            (None, None) => return true,
+            (Some(">"), Some(_)) => return true,
+            (Some("*"), Some(token)) if token != ">" => {}
+            (Some(given), Some(asked)) if given == asked => {}
+            _ => return false,
+        }
+    }
 }
 
 /// Every permission that the roles give, in the words of the file.
@@ -130,7 +149,7 @@ impl Site {
             objects: format!("file://{}", self.path("objects").display()),
             state: self.path(&format!("agent-{name}")),
             plugins: plugins.to_vec(),
-            config: String::new(),
+            config: "[limits]\nowner_running_max = 50\n".to_owned(),
             environment: login.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec(),
         }
         .start()
@@ -171,10 +190,10 @@ impl Site {
         self.log().iter().filter_map(|line| used(line)).collect()
     }
 
-    /// Waits until a user did this.
+    /// Waits until a user did this; the subject may be a pattern.
     pub(crate) async fn sees(&self, what: &Use) {
         eventually(&format!("{what:?}"), SOON, async || {
-            if self.used().contains(what) { Ok(()) } else { Err("it was not seen") }
+            if self.used().iter().any(|used| what.covers(used)) { Ok(()) } else { Err("it was not seen") }
         })
         .await;
     }
