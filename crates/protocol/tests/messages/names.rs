@@ -65,6 +65,8 @@ fn names() -> serde_json::Value {
             "events": key().events(&token),
             "on events": key().on_events(),
             "bells": subject::bells(&lane.plugin),
+            "call": key().call(&lane),
+            "calls": subject::calls(&lane.plugin),
             "dead": key().dead("malformed"),
             "control": subject::control(&agent(), "cancel"),
             "unquarantine": subject::control(&agent(), "unquarantine"),
