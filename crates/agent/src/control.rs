@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use grange_protocol::ownership::Stored;
 use grange_protocol::status::{CancelOrder, ControlAnswer, UnquarantineOrder};
 use grange_protocol::subject::JobKey;
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 
 /// Begins to answer. The service ends when it is dropped.
@@ -63,13 +64,10 @@ async fn cancel(claims: &Claims, news: &mpsc::Sender<HouseEvent>, request: Reque
     answer(request, told, "the run is asked to stop").await;
 }
 
-/// An empty body means every GPU.
 async fn unquarantine(news: &mpsc::Sender<HouseEvent>, request: Request) {
-    let body = &request.message.payload;
-    let order = if body.is_empty() { Ok(UnquarantineOrder::default()) } else { serde_json::from_slice(body) };
-    let order = match order {
+    let order = match read_unquarantine(&request.message.payload) {
         Ok(order) => order,
-        Err(error) => return answer(request, false, &format!("the order cannot be read: {error}")).await,
+        Err(why) => return answer(request, false, &format!("the order cannot be read: {why}")).await,
     };
     let (reply, replied) = oneshot::channel();
     let told = news.send(HouseEvent::Unquarantine(order.gpu, reply)).await;
@@ -79,6 +77,18 @@ async fn unquarantine(news: &mpsc::Sender<HouseEvent>, request: Request) {
     }
 }
 
+/// No `gpu` means every one, so nothing may be mistaken for that.
+fn read_unquarantine(body: &[u8]) -> Result<UnquarantineOrder, String> {
+    if body.is_empty() {
+        return Ok(UnquarantineOrder::default());
+    }
+    let fields: Map<String, Value> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    if let Some(field) = fields.keys().find(|field| *field != "gpu") {
+        return Err(format!("`{field}` is not known; give `gpu`, or nothing"));
+    }
+    serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())
+}
+
 async fn answer(request: Request, ok: bool, message: &str) {
     let body = ControlAnswer { ok, message: message.to_owned() };
     let body = serde_json::to_vec(&body)
@@ -86,5 +96,21 @@ async fn answer(request: Request, ok: bool, message: &str) {
         .map_err(|e| ServiceError { status: e.to_string(), code: 500 });
     if let Err(error) = request.respond(body).await {
         tracing::debug!(%error, "control request not answered");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_nothing_means_every_gpu() {
+        let read = |body: &str| read_unquarantine(body.as_bytes()).map(|order| order.gpu);
+        assert_eq!(read(""), Ok(None));
+        assert_eq!(read("{}"), Ok(None));
+        assert_eq!(read(r#"{"gpu":"GPU-a"}"#), Ok(Some("GPU-a".to_owned())));
+        for wrong in ["[]", "null", r#"{"gpus":"GPU-a"}"#, r#"{"gpu":["GPU-a"]}"#, "GPU-a"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 }
