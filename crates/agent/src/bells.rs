@@ -1,6 +1,7 @@
 //! Bells: hears that tickets were published, and calls the others when this agent cannot answer one.
 //!
-//! One subscription per plugin for bells, heard in turn with other agents or not, and one for calls, heard by all. Never decides how a plugin's bells are heard, or what follows from one.
+//! One subscription per plugin for bells, heard in turn with other agents or not, and one for calls, heard by all. Never
+//! decides how a plugin's bells are heard, or what follows from one.
 
 use crate::news::{Bell, HouseEvent};
 use async_nats::{Client, HeaderMap, Message, SubscribeError, Subscriber};
@@ -22,10 +23,11 @@ const NOBODY: &str = "grange.bell.nobody";
 /// The answer that nobody hears it comes at once; should somebody, who hears everything, none comes.
 const ROUND_TRIP: Duration = Duration::from_secs(1);
 
-/// How a plugin's bells and calls are heard; dropping it ends that, after what had arrived.
+/// How a plugin's bells and calls are heard; what of it is dropped ends, after what had arrived.
 struct Listening {
     ear: Ear,
-    _ends: [oneshot::Sender<()>; 2],
+    _bells: oneshot::Sender<()>,
+    _calls: oneshot::Sender<()>,
 }
 
 /// The agent's ears.
@@ -57,14 +59,22 @@ impl Bells {
             Ear::Cold => self.client.queue_subscribe(subject, COLD_GROUP.to_owned()).await?,
             Ear::All => self.client.subscribe(subject).await?,
         };
+        let heard = self.listen(heard, ear);
+        if let Some(listening) = self.ears.get_mut(plugin) {
+            (listening.ear, listening._bells) = (ear, heard);
+            return Ok(());
+        }
         let calls = self.client.subscribe(calls(plugin)).await?;
-        let (end, ended) = oneshot::channel();
-        let (end_calls, calls_ended) = oneshot::channel();
-        let over = |ended| over(self.client.clone(), ended);
-        tokio::spawn(listen(heard, ear, self.news.clone(), over(ended)));
-        tokio::spawn(listen(calls, Ear::All, self.news.clone(), over(calls_ended)));
-        self.ears.insert(plugin.clone(), Listening { ear, _ends: [end, end_calls] });
+        let calls = self.listen(calls, Ear::All);
+        self.ears.insert(plugin.clone(), Listening { ear, _bells: heard, _calls: calls });
         Ok(())
+    }
+
+    /// Begins to pass on what a subscription brings. It ends when what comes back is dropped.
+    fn listen(&self, heard: Subscriber, ear: Ear) -> oneshot::Sender<()> {
+        let (end, ended) = oneshot::channel();
+        tokio::spawn(listen(heard, ear, self.news.clone(), over(self.client.clone(), ended)));
+        end
     }
 
     /// Calls all agents that have room. A call that is lost is made good by a sweep.
