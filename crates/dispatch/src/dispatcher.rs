@@ -19,6 +19,7 @@ use crate::plugins::{Plugin, Plugins};
 use crate::queues::Queues;
 use crate::vocabulary::{Action, Config, Ear, Input, PluginSpec, Time};
 use crate::workers::Workers;
+use demand::Full;
 use grange_protocol::lifecycle::RetryCause;
 use grange_protocol::name::{Owner, PluginName};
 use grange_protocol::subject::JobKey;
@@ -55,6 +56,8 @@ pub struct Dispatcher {
     host: Host,
     /// Parts of the host that are booked for what was asked for.
     plans: Vec<Plan>,
+    /// Plugins and shapes that have no seat, for candidates of a level or below, until the room may have grown.
+    full: Vec<Full>,
     saving: Saving,
     jobs: BTreeMap<JobKey, Job>,
     settling: u32,
@@ -73,11 +76,35 @@ pub struct Dispatcher {
 #[derive(Clone, Debug)]
 enum Touched {
     Nobody,
+    /// Something came to this plugin, and nobody else's room is another.
+    Only(PluginName),
     /// Something came to this plugin.
     One(PluginName),
     /// A slot of this plugin became free.
     Freed(PluginName),
     Everybody,
+}
+
+/// Whether an input leaves the room as it is, or smaller.
+fn leaves_room(input: &Input) -> bool {
+    match input {
+        Input::Bell { .. } | Input::QueueOpen { .. } | Input::Facts(_) | Input::Settled { .. } => true,
+        Input::OwnerFull { .. } | Input::SaveRefused { .. } | Input::Tick => true,
+        Input::PluginReady { .. }
+        | Input::PluginGone { .. }
+        | Input::Host(_)
+        | Input::Unquarantined { .. } => false,
+        Input::QueueClosed { .. } | Input::Delivered { .. } | Input::Unusable { .. } => false,
+        Input::PullEnded { .. } | Input::Reconnected | Input::Claimed { .. } | Input::NotClaimed { .. } => {
+            false
+        }
+        Input::CancelRequested { .. }
+        | Input::SaveGranted { .. }
+        | Input::WorkerReady { .. }
+        | Input::WorkerFailed { .. } => false,
+        Input::WorkerExited { .. } | Input::RunEnded { .. } | Input::Lost { .. } => false,
+        Input::DrainRequested | Input::StopRequested => false,
+    }
 }
 
 impl Dispatcher {
@@ -92,6 +119,7 @@ impl Dispatcher {
             workers: Workers::default(),
             host: Host::new(config.reserve),
             plans: Vec::new(),
+            full: Vec::new(),
             saving: Saving::default(),
             jobs: BTreeMap::new(),
             settling: 0,
@@ -108,10 +136,14 @@ impl Dispatcher {
     pub fn handle(&mut self, now: Time, input: Input) -> Vec<Action> {
         self.now = now;
         let mut out = Vec::new();
+        if !leaves_room(&input) {
+            self.full.clear();
+        }
         let touched = self.take(now, input, &mut out);
         let freed = matches!(touched, Touched::Freed(_));
         let touched = match touched {
             Touched::Nobody => Vec::new(),
+            Touched::Only(name) => vec![name],
             Touched::One(name) | Touched::Freed(name) => self.beside(name),
             Touched::Everybody => self.plugins.keys().cloned().collect(),
         };
@@ -119,6 +151,9 @@ impl Dispatcher {
             self.hold_back(&touched, now);
         }
         self.trim_plans(&touched);
+        if !touched.is_empty() {
+            self.begin_starts(&mut out);
+        }
         for name in &touched {
             self.place(name, now, &mut out);
         }

@@ -26,6 +26,13 @@ impl Holding {
     }
 }
 
+/// What a worker is seen to use, by the ledger's places.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Used {
+    pub(crate) ram_mb: u64,
+    pub(crate) vram_mb: Vec<(usize, u64)>,
+}
+
 /// One GPU.
 #[derive(Debug)]
 struct Known {
@@ -68,17 +75,19 @@ struct GivenDevice {
 
 impl Given {
     /// Counts one holder, with what it is seen to use.
-    pub(crate) fn add(&mut self, holding: &Holding, used: &WorkerUse, uuids: &Host) {
+    pub(crate) fn add(&mut self, holding: &Holding, used: &Used) {
         for place in &holding.devices {
             let Some(device) = self.devices.get_mut(*place) else { continue };
+            let uses = used.vram_mb.iter().find(|(used, _)| used == place).map_or(0, |(_, mb)| *mb);
             device.granted_mb += holding.vram_mb;
+            device.taken_mb += holding.vram_mb.max(uses);
             device.shares += 1;
             device.exclusive |= holding.exclusive;
         }
-        for (place, device) in self.devices.iter_mut().enumerate() {
-            let uses = used.vram_mb.get(uuids.uuid(place)).copied().unwrap_or(0);
-            let granted = if holding.devices.contains(&place) { holding.vram_mb } else { 0 };
-            device.taken_mb += granted.max(uses);
+        for (place, uses) in used.vram_mb.iter().filter(|(place, _)| !holding.devices.contains(place)) {
+            if let Some(device) = self.devices.get_mut(*place) {
+                device.taken_mb += uses;
+            }
         }
         self.ram_mb += holding.ram_mb.max(used.ram_mb);
         self.cpus += u64::from(holding.cpus);
@@ -107,6 +116,13 @@ impl Host {
 
     pub(crate) fn uuid(&self, place: usize) -> &str {
         self.known.get(place).map_or("", |known| known.reading.uuid.as_str())
+    }
+
+    /// What a worker uses, by place.
+    pub(crate) fn used(&self, seen: &WorkerUse) -> Used {
+        let place = |uuid: &String| self.known.iter().position(|known| known.reading.uuid == *uuid);
+        let vram_mb = seen.vram_mb.iter().filter_map(|(uuid, mb)| Some((place(uuid)?, *mb))).collect();
+        Used { ram_mb: seen.ram_mb, vram_mb }
     }
 
     pub(crate) fn taken_at(&self) -> Time {
@@ -187,9 +203,7 @@ impl Host {
                 uuid: reading.uuid.clone(),
                 name: reading.name.clone(),
                 compute: reading.compute.clone(),
-                free_mb: signed(self.usable_mb(reading))
-                    - signed(others_mb(reading, given))
-                    - signed(given.taken_mb),
+                free_mb: self.free_mb(reading, given),
                 usable_mb: self.usable_mb(reading),
                 shares: given.shares,
                 exclusive: given.exclusive,
@@ -208,6 +222,20 @@ impl Host {
             driver: self.driver.clone(),
             labels: self.labels.clone(),
         }
+    }
+
+    /// Brings a room of this host up to date for another sum of what is given away.
+    pub(crate) fn refill(&self, room: &mut Room, given: &Given) {
+        for ((device, known), given) in room.devices.iter_mut().zip(&self.known).zip(&given.devices) {
+            device.free_mb = self.free_mb(&known.reading, given);
+            (device.shares, device.exclusive) = (given.shares, given.exclusive);
+        }
+        room.ram_mb = signed(room.ram_usable_mb) - signed(self.ram_other_mb) - signed(given.ram_mb);
+        room.cpus = i64::from(room.cpus_usable) - signed(given.cpus);
+    }
+
+    fn free_mb(&self, reading: &DeviceReading, given: &GivenDevice) -> i64 {
+        signed(self.usable_mb(reading)) - signed(others_mb(reading, given)) - signed(given.taken_mb)
     }
 
     fn usable_mb(&self, reading: &DeviceReading) -> u64 {

@@ -1,7 +1,7 @@
 //! The worker table: who is up, what was given to whom, and what each holds of the host.
 
-use crate::host::Holding;
-use crate::vocabulary::{Time, WorkerId, WorkerUse};
+use crate::host::{Holding, Used};
+use crate::vocabulary::{Time, WorkerId};
 use grange_protocol::name::PluginName;
 use grange_protocol::resource::ResourceRequest;
 use grange_protocol::subject::JobKey;
@@ -42,7 +42,7 @@ pub(crate) struct Worker {
     /// What it was started for; None: without a check of resources, for jobs that ask for none.
     pub(crate) asked: Option<ResourceRequest>,
     pub(crate) holding: Holding,
-    pub(crate) used: WorkerUse,
+    pub(crate) used: Used,
     /// Since when it has had nothing to do.
     pub(crate) idle_since: Time,
     /// It leaves when that is needed for this one.

@@ -1,6 +1,6 @@
 //! What comes from the queue: bells, tickets, claims, and what the overview says.
 
-use super::{Dispatcher, Mode, Touched};
+use super::{Dispatcher, Mode, SETTLING_MAX, Touched};
 use crate::jobs::{Job, Phase, StopCause};
 use crate::vocabulary::{Action, Conclusion, Ear, Facts, JobLimits, Time};
 use crate::workers::Stage;
@@ -22,7 +22,7 @@ impl Dispatcher {
         }
         let shape = plugin.shape_of(&queue.lane.class);
         self.queues.opened(queue, shape);
-        Touched::One(queue.lane.plugin.clone())
+        Touched::Only(queue.lane.plugin.clone())
     }
 
     /// Makes sure that a queue can be asked.
@@ -59,7 +59,7 @@ impl Dispatcher {
             out.push(Action::PassOn { queue: queue.clone(), job: job.clone(), hops: 1 });
         }
         self.queues.ring(&queue, job, now + wait, wait);
-        Touched::One(name)
+        Touched::Only(name)
     }
 
     /// Whether a job of this queue could start now.
@@ -67,6 +67,9 @@ impl Dispatcher {
         let name = &queue.lane.plugin;
         let Some(plugin) = self.plugins.get_mut(name) else { return false };
         let shape = plugin.shape_of(&queue.lane.class);
+        if self.is_full(name, shape, u8::MAX) {
+            return false;
+        }
         let room = self.free_seats(name, shape) > 0 || self.plan(name, shape, Some(u8::MAX), self.now);
         self.trim_plans(std::slice::from_ref(name));
         room
@@ -197,10 +200,10 @@ impl Dispatcher {
     pub(super) fn settled(&mut self, key: &JobKey) -> Touched {
         match self.jobs.get(key) {
             Some(job) if job.phase == Phase::Settling => {
-                let plugin = job.plugin.clone();
                 self.jobs.remove(key);
                 self.settling -= 1;
-                Touched::One(plugin)
+                let limits = self.settling + 1 >= SETTLING_MAX || self.config.owner_running_max.is_some();
+                if limits { Touched::Everybody } else { Touched::Nobody }
             }
             _ => Touched::Nobody,
         }

@@ -11,6 +11,14 @@ use grange_protocol::name::{Owner, PluginName};
 /// Most tickets that one look asks for.
 const BATCH_MAX: u32 = 256;
 
+/// A plugin's shape that has no seat for candidates of this level or below.
+#[derive(Debug)]
+pub(super) struct Full {
+    plugin: PluginName,
+    shape: usize,
+    level: u8,
+}
+
 /// Whether every worker that serves `narrow` serves `wide` too.
 fn implies(narrow: &Shape, wide: &Shape) -> bool {
     serves(narrow.wanted(), wide.wanted())
@@ -85,17 +93,21 @@ impl Dispatcher {
         }
         candidates.sort();
         for place in 0..candidates.len() {
-            let candidate = &candidates[place];
-            if !self.queues.is_busy(&candidate.queue.lane.plugin) && self.settling < SETTLING_MAX {
-                let owners = owners_beside(&candidates, candidate.level);
-                self.ask(candidate, owners, now, out);
+            let plugin = &candidates[place].queue.lane.plugin;
+            if !self.queues.is_busy(plugin) && self.settling < SETTLING_MAX {
+                self.ask(&candidates, place, now, out);
             }
         }
     }
 
     /// Asks one queue, as far as there are seats.
-    fn ask(&mut self, candidate: &Candidate, owners: u32, now: Time, out: &mut Vec<Action>) {
+    fn ask(&mut self, candidates: &[Candidate], place: usize, now: Time, out: &mut Vec<Action>) {
+        let candidate = &candidates[place];
         let name = &candidate.queue.lane.plugin;
+        let own = self.saving.is_for(&candidate.queue);
+        if self.is_full(name, candidate.shape, candidate.level) && !own {
+            return;
+        }
         let most = self.owner_room(&candidate.queue.owner).min(SETTLING_MAX - self.settling);
         let mut wanted = match candidate.rung {
             _ if candidate.standing => 1,
@@ -108,13 +120,17 @@ impl Dispatcher {
         }
         let mut free = self.free_seats(name, candidate.shape);
         if !candidate.standing {
-            let own = self.saving.is_for(&candidate.queue);
             let level = (!own).then_some(candidate.level);
             while free < wanted && self.plan(name, candidate.shape, level, now) {
                 free = self.free_seats(name, candidate.shape);
             }
+            if free == 0 {
+                self.found_full(name, candidate.shape, level.unwrap_or(0));
+                return;
+            }
         }
         // Owners take turns: none takes all that is free while another waits.
+        let owners = owners_beside(candidates, candidate.level);
         let share = if owners > 1 { free.div_ceil(owners) } else { free };
         let batch = wanted.min(share);
         if batch == 0 {
@@ -126,6 +142,18 @@ impl Dispatcher {
         self.queues.asks(candidate, batch, wait);
         out.push(Action::Pull { queue: candidate.queue.clone(), batch, wait });
         self.trim_plans(std::slice::from_ref(name));
+    }
+
+    /// Whether a look for a seat found none since the room last grew. What is saved up is kept from some levels.
+    pub(super) fn is_full(&self, name: &PluginName, shape: usize, level: u8) -> bool {
+        self.full.iter().any(|full| full.plugin == *name && full.shape == shape && full.level <= level)
+    }
+
+    /// A look for a seat found none. One that must only rest may have one in a moment.
+    pub(super) fn found_full(&mut self, name: &PluginName, shape: usize, level: u8) {
+        if self.plugins.get(name).is_some_and(|plugin| !self.is_resting(plugin)) {
+            self.full.push(Full { plugin: name.clone(), shape, level });
+        }
     }
 
     /// How many more attempts of an owner this agent may take.

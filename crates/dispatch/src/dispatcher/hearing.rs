@@ -39,6 +39,9 @@ impl Dispatcher {
         if self.workers.live(name).any(|(_, worker)| ready(worker) && (brief || free(worker))) {
             return Some(Ear::Warm);
         }
+        if self.is_full(name, 0, u8::MAX) {
+            return Some(Ear::All);
+        }
         if self.free_seats(name, 0) > 0 {
             return Some(Ear::Cold);
         }
@@ -47,6 +50,7 @@ impl Dispatcher {
             self.trim_plans(std::slice::from_ref(name));
             return Some(Ear::Cold);
         }
+        self.found_full(name, 0, u8::MAX);
         Some(Ear::All)
     }
 }

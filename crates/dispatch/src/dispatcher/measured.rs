@@ -18,7 +18,7 @@ impl Dispatcher {
         for (id, used) in std::mem::take(&mut reading.workers) {
             if let Some(worker) = self.workers.get_mut(id).filter(|w| !matches!(w.stage, Stage::Returning(_)))
             {
-                worker.used = used;
+                worker.used = self.host.used(&used);
             }
         }
         for place in ill {
@@ -47,9 +47,10 @@ impl Dispatcher {
         let (slack, kills) = (self.config.overrun_slack_mb, self.config.overrun_kills);
         let overrun = |worker: &Worker| {
             let granted = worker.holding.vram_mb;
-            let most = worker.used.vram_mb.iter().max_by_key(|(_, used)| **used)?;
-            let over = granted > 0 && *most.1 > granted.saturating_add(slack);
-            over.then(|| format!("uses {} MiB of GPU `{}`, and was given {granted} MiB", most.1, most.0))
+            let (place, most) = *worker.used.vram_mb.iter().max_by_key(|(_, used)| *used)?;
+            let uuid = self.host.uuid(place);
+            let over = granted > 0 && most > granted.saturating_add(slack);
+            over.then(|| format!("uses {most} MiB of GPU `{uuid}`, and was given {granted} MiB"))
         };
         for (id, worker) in self.workers.iter_mut() {
             if worker.warned || !worker.is_live() {
@@ -121,6 +122,7 @@ impl Dispatcher {
     /// Time passed: memory that should be back is looked for.
     pub(super) fn expect_memory_back(&mut self, now: Time, out: &mut Vec<Action>) {
         if !self.returning().is_empty() {
+            self.full.clear();
             self.take_memory_back(now, out);
         }
     }

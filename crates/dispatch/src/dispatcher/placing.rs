@@ -1,9 +1,9 @@
 //! Placement: which worker gets a waiting job, when a worker is started, and what becomes of a job that lost its seat.
 
 use super::{Dispatcher, Mode, Touched};
-use crate::host::Holding;
+use crate::host::{Holding, Used};
 use crate::jobs::Phase;
-use crate::vocabulary::{Action, Conclusion, Time, WorkerId, WorkerUse};
+use crate::vocabulary::{Action, Conclusion, Time, WorkerId};
 use crate::workers::{Claimant, Stage, Worker};
 use grange_protocol::failure::Failure;
 use grange_protocol::lifecycle::RetryCause;
@@ -21,7 +21,6 @@ impl Dispatcher {
     /// Gives waiting jobs to workers, and starts workers for those that still wait.
     pub(super) fn place(&mut self, name: &PluginName, now: Time, out: &mut Vec<Action>) {
         self.give(name, now, out);
-        self.begin_starts(out);
         let Some(plugin) = self.plugins.get(name) else { return };
         if plugin.waiting.is_empty() || plugin.gone || self.mode != Mode::Working {
             return;
@@ -140,7 +139,7 @@ impl Dispatcher {
             concurrency,
             asked,
             holding,
-            used: WorkerUse::default(),
+            used: Used::default(),
             idle_since: self.now,
             gives_way_to: None,
             fault: None,
@@ -153,7 +152,7 @@ impl Dispatcher {
     }
 
     /// Starts workers whose room is free now. One whose room went elsewhere is given up; its jobs look for another.
-    fn begin_starts(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn begin_starts(&mut self, out: &mut Vec<Action>) {
         let waiting: Vec<WorkerId> =
             self.workers.iter().filter(|(_, w)| w.stage == Stage::Waiting).map(|(id, _)| id).collect();
         for id in waiting {
@@ -179,7 +178,7 @@ impl Dispatcher {
         let mut given = self.host.nothing_given();
         for (other, entry) in self.workers.iter() {
             if entry.stage != Stage::Waiting || other == id {
-                given.add(&entry.holding, &entry.used, &self.host);
+                given.add(&entry.holding, &entry.used);
             }
         }
         let room = self.host.room(&given);

@@ -2,8 +2,8 @@
 //! workers give way, the least recently used first, and only those whose leaving helps.
 
 use super::Dispatcher;
-use crate::host::{Given, Holding};
-use crate::vocabulary::{Time, WorkerId, WorkerUse};
+use crate::host::{Given, Holding, Used};
+use crate::vocabulary::{Time, WorkerId};
 use crate::workers::{Claimant, Stage, Worker, serves};
 use grange_protocol::fit::{Need, place};
 use grange_protocol::name::PluginName;
@@ -61,8 +61,8 @@ impl Dispatcher {
         level: Option<u8>,
     ) -> Option<(Option<ResourceRequest>, Holding, Vec<WorkerId>)> {
         let wanted = need.map(|need| &need.request);
-        let idle = self.evictable(name, wanted);
-        let fits = |without: &[WorkerId]| {
+        let mut room = self.host.room(&self.host.nothing_given());
+        let mut fits = |without: &[WorkerId]| {
             let there = self.workers.iter().filter(|(id, w)| {
                 w.plugin == *name && !matches!(w.stage, Stage::Returning(_)) && !without.contains(id)
             });
@@ -72,7 +72,7 @@ impl Dispatcher {
             if count >= most {
                 return None;
             }
-            let room = self.host.room(&self.given(without, level));
+            self.host.refill(&mut room, &self.given(without, level));
             match need {
                 Some(need) => {
                     let placement = place(need, &room).ok()?;
@@ -89,14 +89,12 @@ impl Dispatcher {
         if let Some((asked, holding)) = fits(&[]) {
             return Some((asked, holding, Vec::new()));
         }
-        let mut victims = Vec::new();
-        for id in idle {
-            victims.push(id);
-            if fits(&victims).is_some() {
-                break;
-            }
+        let idle = self.evictable(name, wanted);
+        if idle.is_empty() || fits(&idle).is_none() {
+            return None;
         }
-        fits(&victims)?;
+        let enough = (1..idle.len()).find(|count| fits(&idle[..*count]).is_some());
+        let mut victims = idle[..enough.unwrap_or(idle.len())].to_vec();
         // Only those whose leaving helps.
         let mut place = 0;
         while place < victims.len() {
@@ -149,18 +147,18 @@ impl Dispatcher {
     /// others of its level or below; for None it does not.
     pub(super) fn given(&self, without: &[WorkerId], level: Option<u8>) -> Given {
         let (mut stay, mut leave) = (self.host.nothing_given(), self.host.nothing_given());
-        for (id, worker) in self.workers.iter().filter(|(id, _)| !without.contains(id)) {
-            stay.add(&worker.holding, &worker.used, &self.host);
+        for (_, worker) in self.workers.iter().filter(|(id, _)| !without.contains(id)) {
+            stay.add(&worker.holding, &worker.used);
             if worker.gives_way_to.is_none() {
-                leave.add(&worker.holding, &worker.used, &self.host);
+                leave.add(&worker.holding, &worker.used);
             }
         }
         for plan in &self.plans {
-            leave.add(&plan.holding, &WorkerUse::default(), &self.host);
+            leave.add(&plan.holding, &Used::default());
         }
         stay.raise(&leave);
         if let Some(holding) = level.and_then(|level| self.saving.holds_from(level)) {
-            stay.add(holding, &WorkerUse::default(), &self.host);
+            stay.add(holding, &Used::default());
         }
         stay
     }

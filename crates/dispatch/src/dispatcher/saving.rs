@@ -154,6 +154,7 @@ impl Dispatcher {
 
     pub(super) fn end_saving(&mut self, out: &mut Vec<Action>) {
         if let Some(kept) = self.saving.kept.take() {
+            self.full.clear();
             out.push(Action::EndSave { queue: kept.queue });
         }
     }
