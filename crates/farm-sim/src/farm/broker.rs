@@ -82,6 +82,12 @@ impl Broker {
         heard
     }
 
+    /// Who hears a call: everybody who hears a plugin's bells.
+    pub(super) fn call(&self, plugin: usize) -> Vec<usize> {
+        let Listeners { warm, cold, all } = &self.ears[plugin];
+        warm.iter().chain(cold).chain(all).copied().collect()
+    }
+
     pub(super) fn open(&mut self, queue: usize) {
         self.lines[queue].open = true;
     }

@@ -21,7 +21,7 @@ pub(super) enum Word {
     Hear { plugin: usize, ear: Option<Ear> },
     Open { queue: usize },
     Pull { queue: usize, number: u64, batch: u32, wait: bool },
-    Ring { job: usize, hops: u32 },
+    Call { job: usize, hops: u32 },
     HandBack { job: usize, delay: Micros },
     Claim { job: usize },
     Conclude { job: usize, again: bool },

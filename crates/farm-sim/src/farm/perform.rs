@@ -27,7 +27,7 @@ impl Farm<'_> {
                 let queue = self.queues[&queue];
                 self.pull(agent, queue, batch, wait);
             }
-            Action::PassOn { job, hops, .. } => self.say(agent, Word::Ring { job: place_of(&job), hops }),
+            Action::PassOn { job, hops, .. } => self.say(agent, Word::Call { job: place_of(&job), hops }),
             Action::Return { job, delay_ms } => {
                 let job = self.no_longer_here(agent, &job);
                 self.outcome.counts.returned += 1;

@@ -4,6 +4,7 @@ use super::Farm;
 use super::broker::Pulled;
 use super::events::{Event, News, Word};
 use crate::mix::Micros;
+use grange_dispatch::Ear;
 
 /// A pull after a bell waits so long.
 const WAIT: Micros = 100_000;
@@ -13,15 +14,15 @@ const SAVING: Micros = 30_000_000;
 impl Farm<'_> {
     /// A ticket is stored: its bell is sent, and its queue's consumer counts it a moment later.
     pub(super) fn publish(&mut self, job: usize) {
-        self.ring(job, 0);
+        self.ring(job);
         let at = self.now + self.among(self.set.count);
         self.events.add(at, Event::Count { job, again: false });
     }
 
-    fn ring(&mut self, job: usize, hops: u32) {
+    fn ring(&mut self, job: usize) {
         let plugin = self.mix.shape_of(job).plugin;
         for (agent, ear) in self.broker.ring(plugin, &mut self.chance) {
-            self.send(agent, News::Bell { job, ear, hops });
+            self.send(agent, News::Bell { job, ear, hops: 0 });
         }
     }
 
@@ -35,7 +36,7 @@ impl Farm<'_> {
     /// A ticket waits again, and its bell is rung.
     pub(super) fn due(&mut self, job: usize) {
         self.count(job, true);
-        self.ring(job, 0);
+        self.ring(job);
     }
 
     /// A word arrived.
@@ -58,7 +59,11 @@ impl Farm<'_> {
                     Pulled::Waits => self.events.add(self.now + WAIT, Event::Expire { queue, agent, number }),
                 }
             }
-            Word::Ring { job, hops } => self.ring(job, hops),
+            Word::Call { job, hops } => {
+                for agent in self.broker.call(self.mix.shape_of(job).plugin) {
+                    self.send(agent, News::Bell { job, ear: Ear::All, hops });
+                }
+            }
             Word::HandBack { job, delay } => self.events.add(self.now + delay, Event::Due { job }),
             Word::Claim { job } => self.answer(agent, self.set.write, News::Claimed { job }),
             Word::Conclude { job, again } => {
