@@ -1,6 +1,7 @@
 //! The rooms that look at the whole farm, against a real nats-server; one server per test.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
 
+mod cluster;
 mod learned;
 mod permits;
 
