@@ -1,7 +1,12 @@
 //! Scheduling from the command line: what a job asks for, what becomes of one that nobody can start, why it waits, and
 //! what the farm says of its hosts.
 
-use grange_tests::{Agent, Farm, Grange, began, eventually, plugin};
+#[path = "cli_scheduling/hosts.rs"]
+mod hosts;
+#[path = "cli_scheduling/why.rs"]
+mod why;
+
+use grange_tests::{Agent, Farm, Grange, began, eventually, lines, plugin};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -19,7 +24,7 @@ const NOT_FOUND: i32 = 7;
 const SMALL: &str = "[inventory]\ncpus = 8\nram_mb = 16384\nlabels = { zone = \"lab\" }\n\
     [[inventory.gpu]]\nuuid = \"GPU-small\"\nname = \"NVIDIA L4\"\nvram_mb = 8192\n";
 /// A host without a GPU.
-const BARE: &str = "[inventory]\ncpus = 4\nram_mb = 8192\n";
+const BARE: &str = "[inventory]\ncpus = 4\nram_mb = 8192\nnvml_library = \"/nowhere/libnvidia-ml.so\"\n";
 
 /// A plugin folder with gates: they hold what is said here, and wait until a file is there.
 fn gates(farm: &Farm, folder: &str, plugins: &[(&str, Value)]) -> PathBuf {
@@ -147,29 +152,6 @@ async fn a_job_that_waits_gets_another_priority_and_one_that_ended_does_not() {
 }
 
 #[tokio::test]
-async fn agents_are_watched_until_ctrl_c() {
-    let farm = Farm::start().await;
-    let _agent = farm.agent("h1", &[plugin("gate")]).await;
-    let grange = farm.grange("alice");
-    let mut tables = grange.start(&["agents", "--watch", "--every", "200ms"]);
-    let mut lines = grange.start(&["agents", "h1", "--watch", "--every", "200ms", "--output", "json"]);
-    tables.says("\n\n").await;
-    tables.signal(Signal::INT);
-    let said = tables.end().await.ends(0);
-    assert!(said.out.matches("AGENT").count() > 1 && said.out.contains("Ctrl-C ends"), "{said:#?}");
-    lines.says("}\n{").await;
-    lines.signal(Signal::INT);
-    for line in lines.end().await.ends(0).json_lines() {
-        assert_eq!((&line["agent"], line["heartbeat_age_ms"].is_u64()), (&json!("h1"), true));
-    }
-    grange.run(&["agents", "h2", "--watch"]).await.fails(NOT_FOUND, &["no agent `h2` is up", "is it `h1`?"]);
-    grange
-        .run(&["agents", "unquarantine", "h1", "GPU-0"])
-        .await
-        .fails(NOT_FOUND, &["agent `h1` has no GPU `GPU-0`", "grange agents h1"]);
-}
-
-#[tokio::test]
 async fn safety_refuses_with_what_is_needed_and_what_each_host_has() {
     let farm = Farm::start().await;
     let plugins = gates(&farm, "plugins", &[("reader", json!({"gpus": 1, "vram_mb": 4096}))]);
@@ -264,40 +246,25 @@ async fn a_wait_that_runs_out_is_told_at_the_time_without_any_agent() {
 }
 
 #[tokio::test]
-async fn agents_show_what_can_be_given_and_what_was() {
+async fn a_job_that_gets_a_higher_priority_starts_before_older_ones() {
     let farm = Farm::start().await;
-    let plugins = gates(&farm, "plugins", &[("reader", json!({"gpus": 1, "vram_mb": 4096, "cpus": 2}))]);
-    let _small = host(&farm, "h1", SMALL, std::slice::from_ref(&plugins)).await;
-    let _bare = host(&farm, "h2", BARE, &[plugins]).await;
+    let _agent =
+        host(&farm, "h1", SMALL, &[gates(&farm, "plugins", &[("ocr", json!({"gpus": 1, "vram_mb": 2000}))])])
+            .await;
     let grange = farm.grange("alice");
-    let job = begun(&farm, &grange, "reader", "first").await;
-    let mut shown = String::new();
-    eventually_shows(&grange, &["agents"], "reader 1 busy", &mut shown).await;
-    let cells = |name: &str| {
-        let line = shown.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect::<Vec<_>>()
-    };
-    let h1 = cells("h1");
-    let wanted = ["h1", "ready", "1 × NVIDIA L4", "4.0/8.0 GiB", "4.0 GiB", "1", "6/8", "16.0/16.0 GiB"];
-    assert_eq!(h1[..wanted.len()], wanted, "{shown}");
-    assert_eq!(cells("h2")[..8], ["h2", "ready", "-", "-", "-", "0", "4/4", "8.0/8.0 GiB"], "{shown}");
-    let one = grange.run(&["agents", "h1"]).await.ends(0).out;
-    for part in ["GPU-small", "zone=lab", "4.0 GiB of VRAM, 2 cores", &job, "alice"] {
-        assert!(one.contains(part), "{part}: {one}");
+    begun(&farm, &grange, "ocr", "running").await;
+    let log = format!("log={}", farm.path("began").display());
+    let mut jobs = Vec::new();
+    for label in ["one", "two", "three"] {
+        jobs.push(submitted(&grange, &["ocr", &format!("label={label}"), &log]).await);
     }
-    let json = grange.run(&["agents", "h1", "--output", "json"]).await.ends(0).json();
-    assert_eq!((&json["workers"][0]["vram_mb"], &json["attempts"][0]["job"]), (&json!(4096), &json!(job)));
-    assert_eq!(grange.run(&["agents", "h1", "--output", "quiet"]).await.ends(0).word(), "ready");
-    grange.run(&["agents", "h9"]).await.fails(NOT_FOUND, &["no agent `h9` is up", "`h1`, `h2`"]);
-    let plugins = grange.run(&["plugins"]).await.ends(0).out;
-    let row: Vec<&str> = plugins.lines().nth(1).unwrap_or_default().split("  ").map(str::trim).collect();
-    assert!(row.contains(&"1 GPU with 4.0 GiB, 2 cores") && row.contains(&"2 ready"), "{plugins}");
-    let by_host = grange.run(&["plugins", "reader"]).await.ends(0).out;
-    assert_eq!(by_host.lines().count(), 3, "{by_host}");
-    grange.run(&["plugins", "raeder"]).await.fails(NOT_FOUND, &["is it `reader`?"]);
+    grange.run(&["priority", &jobs[2], "urgent"]).await.ends(0);
     fs::write(farm.path("open"), "").expect("a file");
-    grange.run(&["result", &job, "--wait"]).await.ends(0);
-    eventually_shows(&grange, &["agents"], "reader 1 idle", &mut shown).await;
+    for job in &jobs {
+        grange.run(&["result", job, "--wait"]).await.ends(0);
+    }
+    assert_eq!(lines(&farm.path("began")), ["running", "three", "one", "two"]);
+    farm.client("alice").await.no_tickets().await;
 }
 
 /// Runs a command until this is on its stdout, which is kept.
