@@ -236,7 +236,7 @@ async fn an_owner_never_runs_more_than_it_may_and_holds_nobody_up() {
     let _agents = [limited(&farm, "h1").await, limited(&farm, "h2").await, limited(&farm, "h3").await];
     let (alice, bob, log) = (farm.client("alice").await, farm.client("bob").await, farm.path("log"));
     let job = |label: String| json!({"label": label, "log": log, "seconds": 0.4});
-    let mut keys = Vec::new();
+    let (begun, mut keys) = (Instant::now(), Vec::new());
     for n in 0..12 {
         keys.push(alice.submit("witness", &job(format!("a{n}"))).await);
     }
@@ -258,6 +258,7 @@ async fn an_owner_never_runs_more_than_it_may_and_holds_nobody_up() {
     }
     let (most, ended) = most_at_once(&log, 'a');
     assert_eq!((most, ended), (2, 12), "{:?}", lines(&log));
+    println!("twelve jobs of 0.4 s, two at a time: {:?}", begun.elapsed());
     eventually("all counts are given back", SOON, async || {
         let counts = lanes(&alice).list::<RunningByAgent>("running.*").await.unwrap();
         if counts.is_empty() { Ok(()) } else { Err(format!("{counts:?}")) }
