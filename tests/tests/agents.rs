@@ -1,6 +1,7 @@
 //! What an agent says of itself, and what it answers.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+use grange_broker_client::topology::{TopologyOptions, ensure, remove};
 use grange_protocol::record::State;
 use grange_protocol::status::{AgentState, AgentStatus, ControlAnswer, PluginState, PluginStatus};
 use grange_tests::{Agent, Client, Farm, Returned, began, eventually, plugin};
@@ -147,6 +148,23 @@ async fn the_heartbeat_of_an_agent_that_was_killed_runs_out() {
     let status = client.wait_for_plugins("h1").await;
     assert_ne!(status.incarnation, first);
     drop(agent);
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_before_the_streams_says_so_and_begins_when_they_are_there() {
+    let farm = Farm::start().await;
+    let client = farm.client("alice").await;
+    remove(&client.broker).await.unwrap();
+    let agent = farm.plan("h1", &[plugin("gate")]).start();
+    eventually("the agent says what it waits for", SOON, async || match agent.log() {
+        log if log.contains("the farm's streams are not there yet") && log.contains("grange init") => Ok(()),
+        log => Err(log),
+    })
+    .await;
+    assert!(!agent.log().contains("plugin ready"), "{}", agent.log());
+    ensure(&client.broker, &TopologyOptions::default()).await.unwrap();
+    client.wait_for_plugins("h1").await;
+    client.run("gate", &json!({})).await.value();
 }
 
 #[tokio::test]

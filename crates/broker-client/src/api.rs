@@ -50,12 +50,14 @@ struct Refusal {
 }
 
 fn read_answer<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice::<T>(body).map_err(|cause| {
-        match serde_json::from_slice::<Refusal>(body).ok().and_then(|r| r.error) {
-            Some(refusal) => error::from_jetstream(what, refusal),
-            None => Error::malformed(&format!("the broker's answer about `{what}`"), cause),
-        }
-    })
+    // A refused list has the fields of an empty one beside its error.
+    if body.windows(8).any(|bytes| bytes == b"\"error\":")
+        && let Some(refusal) = serde_json::from_slice::<Refusal>(body).ok().and_then(|r| r.error)
+    {
+        return Err(error::from_jetstream(what, refusal));
+    }
+    serde_json::from_slice::<T>(body)
+        .map_err(|cause| Error::malformed(&format!("the broker's answer about `{what}`"), cause))
 }
 
 #[derive(Deserialize)]
@@ -165,6 +167,19 @@ fn read_headers(block: &[u8]) -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_none_of_what_stands_beside_it() {
+        #[derive(Debug, Deserialize)]
+        struct Page {
+            total: u64,
+        }
+        let refused =
+            br#"{"error":{"code":404,"err_code":10059,"description":"stream not found"},"total":0}"#;
+        assert_eq!(read_answer::<Page>("x", refused).unwrap_err().kind(), ErrorKind::NoTopology);
+        assert_eq!(read_answer::<Page>("x", br#"{"total":3}"#).unwrap().total, 3);
+        assert_eq!(read_answer::<Page>("x", b"{}").unwrap_err().kind(), ErrorKind::Other);
+    }
 
     #[test]
     fn headers_and_times_are_read() {
