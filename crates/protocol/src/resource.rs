@@ -103,9 +103,11 @@ impl TryFrom<Written> for ResourceRequest {
         // There, GPU memory counts only for a plugin that says it requires a GPU.
         let theirs = if written.requires_gpu { written.min_gpu_vram_mb } else { 0 };
         let vram_mb = written.vram_mb.max(theirs);
-        let needs_one = vram_mb > 0 || written.exclusive || written.requires_gpu;
+        let of_a_gpu = asks_of_a_gpu(&written.on);
+        let needs_one = vram_mb > 0 || written.exclusive || written.requires_gpu || of_a_gpu.is_some();
         if written.gpus == Some(0) && needs_one {
-            let field = if vram_mb > 0 { "vram_mb" } else { "exclusive" };
+            let other = if written.requires_gpu { "requires_gpu" } else { of_a_gpu.unwrap_or("exclusive") };
+            let field = if vram_mb > 0 { "vram_mb" } else { other };
             return Err(ResourceError::NoGpu { field });
         }
         let request = Self {
@@ -153,7 +155,10 @@ impl ResourceRequest {
         let mut on = self.on.clone();
         on.extend(job.on.clone());
         Self {
-            gpus: self.gpus.max(job.gpus).max(u32::from(vram_mb > 0 || exclusive)),
+            gpus: self
+                .gpus
+                .max(job.gpus)
+                .max(u32::from(vram_mb > 0 || exclusive || asks_of_a_gpu(&on).is_some())),
             vram_mb,
             exclusive,
             ram_mb: self.ram_mb.max(job.ram_mb),
@@ -171,6 +176,28 @@ impl ResourceRequest {
             && self.cpus <= other.cpus
             && self.on == other.on
     }
+}
+
+/// A constraint that only a GPU can meet.
+fn asks_of_a_gpu(on: &BTreeMap<String, String>) -> Option<&'static str> {
+    [ON_GPU, ON_COMPUTE].into_iter().find(|key| on.contains_key(*key))
+}
+
+/// Reads a request that another program tells of, not asks for: what a newer one added is left out.
+pub fn lenient<'de, D: serde::Deserializer<'de>>(from: D) -> Result<ResourceRequest, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Told {
+        gpus: u32,
+        vram_mb: u64,
+        exclusive: bool,
+        ram_mb: u64,
+        cpus: u32,
+        on: BTreeMap<String, String>,
+    }
+    let Told { gpus, vram_mb, exclusive, ram_mb, cpus, on } = Told::deserialize(from)?;
+    let told = ResourceRequest { gpus, vram_mb, exclusive, ram_mb, cpus, on };
+    Ok(ResourceRequest::default().raised(&told))
 }
 
 /// Keys and values stand in a subject's token as well, so they are short and plain.
@@ -215,6 +242,7 @@ mod tests {
         assert_eq!((request.gpus, request.vram_mb, request.cpus), (2, 8192, 4));
         assert_eq!(read(r#"{"vram_mb":8192}"#).unwrap().gpus, 1, "memory needs a GPU");
         assert_eq!(read(r#"{"exclusive":true}"#).unwrap().gpus, 1);
+        assert_eq!(read(r#"{"on":{"gpu":"a100"}}"#).unwrap().gpus, 1, "a model is a GPU's");
         assert!(read("{}").unwrap().is_empty());
     }
 
@@ -234,6 +262,7 @@ mod tests {
             (r#"{"vramm_mb":1}"#, "vramm_mb"),
             (r#"{"gpus":0,"vram_mb":1}"#, "`vram_mb` is asked for together with `gpus` 0"),
             (r#"{"gpus":0,"requires_gpu":true}"#, "`gpus` 0"),
+            (r#"{"gpus":0,"on":{"gpu":"a100"}}"#, "`gpu` is asked for together with `gpus` 0"),
             (r#"{"gpus":65}"#, "`gpus` is 65; at most 64"),
             (r#"{"vram_mb":99999999999}"#, "`vram_mb` is 99999999999"),
             (r#"{"ram_mb":-1}"#, "-1"),

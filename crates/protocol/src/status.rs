@@ -70,7 +70,7 @@ pub struct PluginStatus {
     /// Runs that fit at one time.
     pub slots: u32,
     /// What one worker takes from the host, as it is admitted now.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::resource::lenient")]
     pub resources: ResourceRequest,
     /// Highest memory that a worker was seen to use on one GPU, MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
