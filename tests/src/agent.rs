@@ -4,6 +4,7 @@ use crate::eventually::eventually;
 use crate::farm::{binary, death_shim};
 use crate::processes::{descendants, is_alive, named, rss_bytes, signal};
 use rustix::process::Signal;
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -31,12 +32,18 @@ pub struct AgentPlan {
 impl AgentPlan {
     /// Starts the process.
     pub fn start(&self) -> Agent {
+        self.start_within(&[])
+    }
+
+    /// The same, behind a command that becomes the agent, e.g. one that enters a network.
+    pub fn start_within(&self, command: &[OsString]) -> Agent {
         std::fs::create_dir_all(&self.state).expect("a state folder");
         let config = self.state.join("agent.toml");
         std::fs::write(&config, &self.config).expect("a configuration");
         let log =
             File::options().create(true).append(true).open(self.state.join("agent.log")).expect("a log");
         let mut words = death_shim();
+        words.extend_from_slice(command);
         words.push(binary("grange-agent").into());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);

@@ -8,6 +8,7 @@ use grange_local_farm::nats::NatsServer;
 use grange_local_farm::options::{NatsOptions, SyncInterval};
 use grange_local_farm::tools;
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -64,10 +65,21 @@ impl Farm {
 
     /// The same, with options.
     pub async fn with(options: FarmOptions) -> Self {
+        Self::serve(options, "").await
+    }
+
+    /// The same, on an address that other hosts of the test's own network reach: never on one of the machine's.
+    pub async fn at(address: Ipv4Addr) -> Self {
+        // Where a key stands twice, nats-server takes the later one.
+        Self::serve(FarmOptions::default(), &format!("host: \"{address}\"\n")).await
+    }
+
+    async fn serve(options: FarmOptions, more: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("grange-farm-").tempdir().expect("a folder");
         let server = tools::nats_server(&repository().join(".tools"), &|_| {}).expect("nats-server");
         let mut nats = NatsOptions::new(server, folder.path().join("nats"));
         nats.sync = options.sync;
+        more.clone_into(&mut nats.extra_config);
         nats.death_shim = Some(death_shim());
         let nats = NatsServer::start(&nats).await.expect("the server comes up");
         let farm = Self { nats, folder };

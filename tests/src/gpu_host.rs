@@ -6,6 +6,7 @@ use crate::gpus::{FakeGpus, Gpu};
 use grange_fake_nvml::script::{USE_FOLDER, Use};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// How a host is to be.
@@ -16,6 +17,7 @@ pub struct GpuHost {
     folder: PathBuf,
     config: String,
     plugins: PathBuf,
+    within: Vec<OsString>,
 }
 
 impl GpuHost {
@@ -24,7 +26,7 @@ impl GpuHost {
         let folder = farm.path(&format!("gpus-{name}"));
         let (gpus, plugins) = (FakeGpus::with(&folder, gpus), farm.path(&format!("plugins-{name}")));
         std::fs::create_dir_all(&plugins).expect("a plugin folder");
-        Self { name: name.to_owned(), gpus, folder, config: String::new(), plugins }
+        Self { name: name.to_owned(), gpus, folder, config: String::new(), plugins, within: Vec::new() }
     }
 
     /// It has this plugin, which is `tests/plugins/vram` with these words in its manifest.
@@ -41,12 +43,19 @@ impl GpuHost {
         self
     }
 
+    /// Its agent is started behind this command, e.g. one that enters a network.
+    #[must_use]
+    pub fn within(mut self, command: Vec<OsString>) -> Self {
+        self.within = command;
+        self
+    }
+
     /// Starts its agent and waits until the plugins are prepared and the GPUs seen.
     pub async fn start(&self, farm: &Farm) -> Agent {
         let mut plan = farm.plan(&self.name, std::slice::from_ref(&self.plugins));
         plan.config = format!("{}{}", self.gpus.config(), self.config);
         plan.environment.push(self.gpus.environment());
-        let agent = plan.start();
+        let agent = plan.start_within(&self.within);
         let client = farm.client("harness").await;
         let wanted = self.gpus.script().gpus.len();
         crate::eventually(

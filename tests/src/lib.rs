@@ -15,6 +15,7 @@ mod farm;
 mod gpu_host;
 pub mod gpus;
 mod look;
+pub mod network;
 pub mod processes;
 mod story;
 

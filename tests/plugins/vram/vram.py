@@ -52,9 +52,15 @@ class Vram:
         while config.get("load_until") and not os.path.exists(config["load_until"]):
             time.sleep(0.005)
 
-    def execute(self, label="", log=None, mb=None, until=None, then_mb=None, then_until=None, child_mb=None):
-        """Uses `mb`, waits for the file `until`, uses `then_mb`, waits for `then_until`. A child may use some too."""
+    def execute(
+        self, label="", log=None, mb=None, until=None, then_mb=None, then_until=None, child_mb=None, pulse=None
+    ):
+        """Uses `mb`, waits for the file `until`, uses `then_mb`, waits for `then_until`. A child may use some too.
+
+        As long as it waits, the file `pulse` gets a line every few milliseconds that says so, and one at the end.
+        """
         self._stop.clear()
+        self._pulse = pulse
         if log is not None:
             with open(log, "a") as file:
                 file.write(f"{label}\n")
@@ -68,6 +74,7 @@ class Vram:
             if then_mb is not None:
                 allocate(then_mb)
             self._wait(then_until)
+            self._say("ends")
         finally:
             if child is not None:
                 child.kill()
@@ -78,8 +85,20 @@ class Vram:
 
     def _wait(self, path):
         while path is not None and not os.path.exists(path):
+            self._say("lives")
             if self._stop.wait(0.005):
                 raise StoppedError("stopped while it waited")
+
+    def _say(self, what):
+        """Attempt, process, moment of the clock that all processes of the machine share, and what is said."""
+        if self._pulse is None:
+            return
+        line = f"{CURRENT.get().attempt} {os.getpid()} {time.monotonic_ns()} {what}\n"
+        handle = os.open(self._pulse, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
 
     def release(self):
         if self._releases:
