@@ -17,11 +17,12 @@ use serde_json::json;
 use site::{Site, Use, permissions};
 
 /// What nobody did in this test, and why it is given all the same.
-const KEPT: [(&str, &str, &str); 6] = [
+const KEPT: [(&str, &str, &str); 7] = [
     ("agent", "$JS.API.DIRECT.GET.GRANGE_EVENTS.grange.events.>", "an event whose acknowledgement was lost"),
     ("agent", "$JS.ACK.*.*.GRANGE_JOBS.>", "the form of an acknowledgement in servers to come"),
     ("agent", "grange.bell.>", "a ticket that goes back unclaimed"),
     ("agent", "grange.call.>", "a bell that was heard in turn by an agent without room"),
+    ("agent", "$JS.API.STREAM.MSG.GET.KV_grange_plugins", "two agents that learn of a plugin at once"),
     ("agent", "$JS.API.CONSUMER.DELETE.GRANGE_JOBS.*", "a queue that was empty for an hour"),
     ("agent", "$JS.API.CONSUMER.INFO.GRANGE_JOBS.*", "the same, and a cluster that is slow to list all"),
 ];
