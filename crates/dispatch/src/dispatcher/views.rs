@@ -44,9 +44,13 @@ impl Dispatcher {
         self.workers.iter().map(view).collect()
     }
 
-    /// What of the host may still be given.
+    /// What of the host is given to workers, and what may still be given. What is booked for an answer that is on its
+    /// way is not in it: it is given or free again within a moment.
     pub fn host(&self) -> HostView {
-        let given = self.given(&[], None);
+        let mut given = self.host.nothing_given();
+        for (_, worker) in self.workers.iter() {
+            given.add(&worker.holding, &worker.used, &self.host);
+        }
         let room = self.host.room(&given);
         let devices = room.devices.iter().enumerate().map(|(place, device)| {
             let (foreign_mb, granted_mb) = self.host.foreign_and_granted(place, &given);
