@@ -238,6 +238,21 @@ impl Host {
         signed(self.usable_mb(reading)) - signed(others_mb(reading, given)) - signed(given.taken_mb)
     }
 
+    /// Whether what somebody holds is there, with all that is given away, this included. What was not asked for is not
+    /// looked at: others may use more of it than there is.
+    pub(crate) fn is_sound(&self, holding: &Holding, given: &Given) -> bool {
+        let room = self.room(given);
+        let fits = |place: &usize| {
+            room.devices.get(*place).is_some_and(|device| {
+                let alone = !device.exclusive || device.shares == 1;
+                device.free_mb >= 0 && device.quarantine.is_none() && alone
+            })
+        };
+        let ram = holding.ram_mb == 0 || room.ram_mb >= 0;
+        let cpus = holding.cpus == 0 || room.cpus >= 0;
+        holding.devices.iter().all(fits) && ram && cpus
+    }
+
     fn usable_mb(&self, reading: &DeviceReading) -> u64 {
         reading.total_mb.saturating_sub(self.reserve.vram_mb)
     }

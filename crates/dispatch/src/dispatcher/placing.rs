@@ -99,7 +99,7 @@ impl Dispatcher {
             }
             return;
         }
-        let mut plan = self.take_plan(name, wanted.as_ref());
+        let mut plan = self.take_sound_plan(name, wanted.as_ref());
         if plan.is_none() && self.plan(name, shape, None, now) {
             plan = self.take_plan(name, wanted.as_ref());
         }
@@ -181,19 +181,9 @@ impl Dispatcher {
                 given.add(&entry.holding, &entry.used);
             }
         }
-        let room = self.host.room(&given);
-        let fits = |place: &usize| {
-            let device = room.devices.get(*place);
-            let alone = |device: &grange_protocol::fit::Device| !device.exclusive || device.shares == 1;
-            device.is_some_and(|device| device.free_mb >= 0 && device.quarantine.is_none() && alone(device))
-        };
-        // What is not asked for is not looked at: others may use more than there is.
-        let ram = worker.holding.ram_mb == 0 || room.ram_mb >= 0;
-        let cpus = worker.holding.cpus == 0 || room.cpus >= 0;
         let count = usize::try_from(self.workers.count(&worker.plugin)).unwrap_or(usize::MAX);
         let most = self.plugins.get(&worker.plugin).map_or(0, |plugin| plugin.spec.max_workers as usize);
-        let unbooked = worker.asked.is_none();
-        if count <= most && (unbooked || (worker.holding.devices.iter().all(fits) && ram && cpus)) {
+        if count <= most && (worker.asked.is_none() || self.host.is_sound(&worker.holding, &given)) {
             return Some(true);
         }
         let leaving = |w: &Worker| matches!(w.stage, Stage::Ending | Stage::Returning(_));

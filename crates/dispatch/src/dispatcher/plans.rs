@@ -169,6 +169,26 @@ impl Dispatcher {
         Some(self.plans.remove(place))
     }
 
+    /// Takes a plan whose room is there still: a GPU may have failed meanwhile, or others use more. One that is not is
+    /// dropped.
+    pub(super) fn take_sound_plan(
+        &mut self,
+        name: &PluginName,
+        wanted: Option<&ResourceRequest>,
+    ) -> Option<Plan> {
+        while let Some(plan) = self.take_plan(name, wanted) {
+            let leaving = |(_, worker): &(WorkerId, &Worker)| worker.gives_way_to == Some(plan.claimant);
+            let leaving: Vec<WorkerId> = self.workers.iter().filter(leaving).map(|(id, _)| id).collect();
+            let mut given = self.given(&leaving, None);
+            given.add(&plan.holding, &Used::default());
+            if plan.asked.is_none() || self.host.is_sound(&plan.holding, &given) {
+                return Some(plan);
+            }
+            self.keep_those_who_gave_way(plan.claimant);
+        }
+        None
+    }
+
     /// Drops plans that nothing needs any more. Those who would have left stay.
     pub(super) fn trim_plans(&mut self, touched: &[PluginName]) {
         let mut place = self.plans.len();
