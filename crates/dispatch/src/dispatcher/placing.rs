@@ -3,6 +3,7 @@
 use super::{Dispatcher, Mode, Touched};
 use crate::host::{Holding, Used};
 use crate::jobs::Phase;
+use crate::plugins::Plugin;
 use crate::vocabulary::{Action, Conclusion, Time, WorkerId};
 use crate::workers::{Claimant, Stage, Worker};
 use grange_protocol::failure::Failure;
@@ -156,7 +157,8 @@ impl Dispatcher {
         let waiting: Vec<WorkerId> =
             self.workers.iter().filter(|(_, w)| w.stage == Stage::Waiting).map(|(id, _)| id).collect();
         for id in waiting {
-            match self.is_room_free(id) {
+            let start = if self.is_needed(id) { self.is_room_free(id) } else { None };
+            match start {
                 Some(true) => {
                     let Some(worker) = self.workers.get_mut(id) else { continue };
                     worker.stage = Stage::Starting;
@@ -172,6 +174,14 @@ impl Dispatcher {
         }
     }
 
+    /// Whether anything is there, or was asked for, that a waiting worker could be for.
+    fn is_needed(&self, id: WorkerId) -> bool {
+        let Some(worker) = self.workers.get(id).filter(|_| self.mode == Mode::Working) else { return false };
+        let asked = self.queues.asked(&worker.plugin).next().is_some();
+        let unplaced = |plugin: &Plugin| asked || plugin.unplaced.iter().any(|count| *count > 0);
+        self.plugins.get(&worker.plugin).is_some_and(|plugin| !plugin.gone && unplaced(plugin))
+    }
+
     /// Whether what a waiting worker was promised is free. None: it will not be, nobody is leaving for it any more.
     fn is_room_free(&self, id: WorkerId) -> Option<bool> {
         let worker = self.workers.get(id)?;
@@ -182,7 +192,11 @@ impl Dispatcher {
             }
         }
         let count = usize::try_from(self.workers.count(&worker.plugin)).unwrap_or(usize::MAX);
-        let most = self.plugins.get(&worker.plugin).map_or(0, |plugin| plugin.spec.max_workers as usize);
+        let plugin = self.plugins.get(&worker.plugin)?;
+        if self.now < plugin.rest_until {
+            return Some(false);
+        }
+        let most = plugin.spec.max_workers as usize;
         if count <= most && (worker.asked.is_none() || self.host.is_sound(&worker.holding, &given)) {
             return Some(true);
         }

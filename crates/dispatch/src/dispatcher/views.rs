@@ -49,7 +49,7 @@ impl Dispatcher {
     pub fn host(&self) -> HostView {
         let mut given = self.host.nothing_given();
         for (_, worker) in self.workers.iter() {
-            given.add(&worker.holding, &worker.used, &self.host);
+            given.add(&worker.holding, &worker.used);
         }
         let room = self.host.room(&given);
         let devices = room.devices.iter().enumerate().map(|(place, device)| {
