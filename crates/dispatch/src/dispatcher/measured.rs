@@ -33,10 +33,7 @@ impl Dispatcher {
     fn kill_those_on(&mut self, place: usize, out: &mut Vec<Action>) {
         for (worker, entry) in self.workers.iter_mut() {
             if entry.is_live() && entry.stage != Stage::Waiting && entry.holding.devices.contains(&place) {
-                entry.fault = Some(Fault::Gpu);
-                if entry.stage == Stage::Ready {
-                    entry.stage = Stage::Ending;
-                }
+                (entry.fault, entry.stage) = (Some(Fault::Gpu), Stage::Ending);
                 out.push(Action::KillWorker { worker });
             }
         }

@@ -228,17 +228,14 @@ impl Dispatcher {
         if worker.stage != Stage::Starting {
             return self.worker_exited(id, now, out);
         }
-        let (name, ill) = (worker.plugin.clone(), worker.fault.is_some());
+        let name = worker.plugin.clone();
         self.return_grant(id, now, out);
         let alone = self.workers.live(&name).next().is_none();
         let Some(known) = self.plugins.get_mut(&name) else { return Touched::Nobody };
-        // A GPU that failed under it says nothing of the plugin.
-        if !ill {
-            known.start_failed(now, &self.config);
-            if alone {
-                for job in std::mem::take(&mut known.waiting) {
-                    self.conclude(&job, Conclusion::Failed(Box::new(failure.clone())), out);
-                }
+        known.start_failed(now, &self.config);
+        if alone {
+            for job in std::mem::take(&mut known.waiting) {
+                self.conclude(&job, Conclusion::Failed(Box::new(failure.clone())), out);
             }
         }
         Touched::One(name)
