@@ -50,13 +50,12 @@ impl Dispatcher {
             over.then(|| format!("uses {most} MiB of GPU `{uuid}`, and was given {granted} MiB"))
         };
         for (id, worker) in self.workers.iter_mut() {
-            if worker.warned || !worker.is_live() {
-                continue;
-            }
-            let Some(text) = overrun(worker) else { continue };
-            worker.warned = true;
+            let Some(text) = overrun(worker).filter(|_| worker.is_live()) else { continue };
             let text = format!("a worker of `{}` {text}", worker.plugin);
-            out.push(Action::Warn { worker: id, text: text.clone() });
+            if !std::mem::replace(&mut worker.warned, true) {
+                out.push(Action::Warn { worker: id, text: text.clone() });
+            }
+            // One that loads has no run yet that could end for it.
             if kills && worker.stage == Stage::Ready {
                 worker.fault = Some(Fault::OverLimit(text));
                 worker.stage = Stage::Ending;
