@@ -57,7 +57,7 @@ pub struct Progress {
 /// One line of a `log` event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// `stdout` or `stderr`.
+    /// `stdout`, `stderr`, or `agent`: what the agent has to say of the run.
     pub stream: String,
     /// The line, without its end.
     pub line: String,
