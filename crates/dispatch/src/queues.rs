@@ -111,6 +111,8 @@ pub(crate) struct Candidate {
     pub(crate) shape: usize,
     /// Bells that wait to be answered; 0: it is swept.
     pub(crate) rung: u32,
+    /// It was to be looked at once more by now.
+    once_more: bool,
 }
 
 impl Queues {
@@ -190,6 +192,18 @@ impl Queues {
         } else {
             known.more_bells = known.more_bells.saturating_add(1);
         }
+    }
+
+    /// A bell rang for others, or for all: there may be something where there is room, and a pull does not wait for it,
+    /// because it may be gone. Looked at once more at `again`, when the consumer surely counts it.
+    pub(crate) fn overhear(&mut self, queue: &Queue, job: &JobId, again: Time) {
+        let known = self.entry(queue);
+        if let Some(early) = known.early.iter().position(|early| early == job) {
+            known.early.remove(early);
+            return;
+        }
+        known.empty_since = None;
+        known.again_at = Some(again);
     }
 
     /// The overview says that it holds tickets.
@@ -305,11 +319,11 @@ impl Queues {
             let mut later = |at: Time| wake = Some(wake.map_or(at, |wake| wake.min(at)));
             let (ripe, again) = (rung > 0 && known.due <= patience.now, known.again_at);
             let sweep = known.empty_since.is_none_or(old);
-            let once_more = again.is_some_and(|at| at <= patience.now);
+            let once_more = again.is_some_and(|at| at.max(patience.from) <= patience.now);
             if rung > 0 && !ripe {
                 later(known.due);
             } else if let Some(at) = again.filter(|_| !once_more && rung == 0) {
-                later(at);
+                later(at.max(patience.from));
             }
             if sweep && !ripe && patience.from > patience.now {
                 later(patience.from);
@@ -325,6 +339,7 @@ impl Queues {
                     queue: queue.clone(),
                     shape: known.shape,
                     rung: if ripe { rung } else { 0 },
+                    once_more: once_more && !ripe,
                 });
             }
         }
@@ -335,7 +350,7 @@ impl Queues {
     pub(crate) fn asks(&mut self, candidate: &Candidate, batch: u32, wait: bool) {
         let Some(known) = self.get(&candidate.queue) else { return };
         (known.asked, known.waiting, known.standing) = (batch, wait, candidate.standing);
-        if known.again_at.is_some_and(|_| candidate.rung == 0) {
+        if candidate.once_more {
             known.again_at = None;
         }
         known.take_bells(if candidate.standing { 0 } else { batch.min(candidate.rung) });

@@ -16,7 +16,7 @@ mod talk;
 #[path = "scripts/words.rs"]
 mod words;
 
-use grange_dispatch::Input;
+use grange_dispatch::{Ear, Input};
 use talk::{Talk, spec};
 
 #[test]
@@ -114,6 +114,25 @@ fn a_bell_without_room_is_answered_when_there_is_room() {
     t.says(Talk::bell("high", "x2"), &[]);
     t.says(Talk::ended("a", 50.0), &["conclude a: reported", "pull default/high 1 wait"]);
     t.says(Talk::pull_ended("default/high"), &["pull default/low 1 wait"]);
+}
+
+#[test]
+fn a_bell_that_rang_for_others_is_looked_into_without_waiting() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    let overheard = |lane, job| Talk::bell_heard(lane, job, Ear::All, 0);
+    t.says(overheard("default/low", "x1"), &[]);
+    t.says(overheard("default/high", "x2"), &[]);
+    t.now += 25;
+    t.says(Talk::ended("a", 50.0), &["conclude a: reported", "pull default/high 1"]);
+    t.says(Talk::pull_ended("default/high"), &["pull default/low 1"]);
+    t.says(Talk::pull_ended("default/low"), &[]);
+    // The first look may have come before the consumer counted the ticket.
+    t.says(overheard("default/high", "x3"), &["pull default/high 1"]);
+    t.says(Talk::pull_ended("default/high"), &[]);
+    t.now += 20;
+    t.says(Input::Tick, &["pull default/high 1"]);
+    t.says(Talk::pull_ended("default/high"), &[]);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use grange_protocol::name::JobId;
 use grange_protocol::resource::ResourceRequest;
 use grange_protocol::subject::{JobKey, Queue};
 
+/// A queue whose bell was overheard is looked at once more after so long, milliseconds.
+const OVERHEARD_MS: u64 = 20;
 /// A ticket that asks for a little more than this host has comes back to the queue for so long, milliseconds.
 const TOO_BIG_MS: u64 = 5_000;
 
@@ -58,7 +60,11 @@ impl Dispatcher {
         if ear != Ear::All && hops == 0 && !brief && !self.has_room(&queue) {
             out.push(Action::PassOn { queue: queue.clone(), job: job.clone(), hops: 1 });
         }
-        self.queues.ring(&queue, job, now + wait, wait);
+        if ear == Ear::All {
+            self.queues.overhear(&queue, &job, now + OVERHEARD_MS);
+        } else {
+            self.queues.ring(&queue, job, now + wait, wait);
+        }
         Touched::Only(name)
     }
 

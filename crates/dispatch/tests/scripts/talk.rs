@@ -147,10 +147,10 @@ impl Talk {
         Input::QueueOpen { queue: queue(text) }
     }
 
-    /// Heard by all, so that nobody passes it on. A word alone is a priority.
+    /// Heard in turn, and passed on before, so that nobody passes it on. A word alone is a priority.
     pub(crate) fn bell(text: &str, job: &str) -> Input {
         let text = if text.contains('/') { text.to_owned() } else { format!("default/{text}") };
-        Self::bell_heard(&text, job, Ear::All, 0)
+        Self::bell_heard(&text, job, Ear::Warm, 1)
     }
 
     pub(crate) fn bell_heard(text: &str, job: &str, ear: Ear, hops: u32) -> Input {
