@@ -39,6 +39,8 @@ pub struct Look {
     pub capacity: Capacity,
     /// What an operator has to know, oldest first; each is said once in the log.
     pub notices: Vec<String>,
+    /// How many calls of [`Inventory::retry`] came before it began.
+    pub retries: u64,
 }
 
 /// Why this host cannot be used with this configuration.
@@ -79,10 +81,10 @@ impl Inventory {
         self.wishes.look();
     }
 
-    /// Gives a GPU that has a fault another try; None: every one. The next look shows what came of it: give the
-    /// dispatcher `Unquarantined` after this call, and looks whose `taken_at` is earlier no more. Never blocks.
-    pub fn retry(&self, device: Option<&str>) {
-        self.wishes.retry(device);
+    /// Gives a GPU that has a fault another try; None: every one. A look at once shows what came of it: give the
+    /// dispatcher `Unquarantined` after this call, and looks with fewer `retries` than it answers no more. Never blocks.
+    pub fn retry(&self, device: Option<&str>) -> u64 {
+        self.wishes.retry(device)
     }
 }
 
@@ -113,14 +115,15 @@ pub async fn start(config: &Config, host: &str, began: u64) -> Result<Inventory,
 }
 
 fn look_on(mut looker: Looker, wishes: &Wishes, sender: &watch::Sender<Arc<Look>>, began: u64) {
-    while let Some(Wish { supervisors, retry }) = wishes.next() {
+    while let Some(Wish { supervisors, retry, retries }) = wishes.next() {
         if let Some(retry) = retry {
             for device in &retry {
                 looker.retry(device.as_deref());
             }
             looker.reopen();
         }
-        let look = looker.look(boot_ms().saturating_sub(began), &supervisors);
+        let mut look = looker.look(boot_ms().saturating_sub(began), &supervisors);
+        look.retries = retries;
         if sender.send(Arc::new(look)).is_err() {
             return;
         }

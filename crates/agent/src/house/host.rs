@@ -14,8 +14,7 @@ impl House {
     /// Takes the newest look at the host.
     pub async fn looked(&mut self) {
         let look = self.inventory.looks.borrow().clone();
-        let taken_at = look.reading.taken_at;
-        if self.rooms.host.stale_until.is_some_and(|until| taken_at <= until) {
+        if look.retries < self.rooms.host.retries {
             return;
         }
         self.rooms.host.look = look.clone();
@@ -133,8 +132,7 @@ impl House {
         if let Some(left) = left {
             left.retain(|uuid, _| gpu.as_ref().is_some_and(|gpu| gpu != uuid));
         }
-        self.inventory.retry(gpu.as_deref());
-        self.rooms.host.stale_until = Some(self.rooms.now());
+        self.rooms.host.retries = self.inventory.retry(gpu.as_deref());
         let message = match &gpu {
             Some(uuid) => format!("GPU `{uuid}` may be used again"),
             None => format!("GPUs that may be used again: {list}"),

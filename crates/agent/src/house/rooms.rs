@@ -87,8 +87,8 @@ impl WorkerEntry {
 pub(super) struct HostRoom {
     /// The newest look.
     pub(super) look: Arc<Look>,
-    /// Looks that began at this time or before say nothing any more.
-    pub(super) stale_until: Option<Time>,
+    /// Looks that began before so many retries of GPUs say nothing any more.
+    pub(super) retries: u64,
     /// What of it is given, as it was last noticed.
     pub(super) seen: HostView,
     /// What the inventory was last asked to watch: supervisors by worker, and whether closely.

@@ -168,6 +168,7 @@ impl Looker {
                 ..Capacity::default()
             },
             notices: self.notices.texts(),
+            ..Look::default()
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Wish {
     pub(super) supervisors: BTreeMap<WorkerId, u32>,
     /// GPUs that get another try; None in it: every one.
     pub(super) retry: Option<BTreeSet<Option<String>>>,
+    /// How often `retry` was called so far.
+    pub(super) retries: u64,
 }
 
 #[derive(Default)]
@@ -27,6 +29,7 @@ struct Wanted {
     closely: bool,
     at_once: bool,
     retry: BTreeSet<Option<String>>,
+    retries: u64,
     leaving: bool,
     /// When the last look began.
     last: Option<Instant>,
@@ -63,12 +66,15 @@ impl Wishes {
         self.change(|wanted| wanted.at_once = true);
     }
 
-    pub(super) fn retry(&self, device: Option<&str>) {
+    /// Answers how often it was called so far.
+    pub(super) fn retry(&self, device: Option<&str>) -> u64 {
         self.change(|wanted| {
             let device = device.filter(|_| wanted.retry.len() < RETRIES);
             wanted.retry.insert(device.map(str::to_owned));
+            wanted.retries += 1;
             wanted.at_once = true;
-        });
+            wanted.retries
+        })
     }
 
     pub(super) fn leave(&self) {
@@ -93,12 +99,13 @@ impl Wishes {
         wanted.last = Some(Instant::now());
         let retry = std::mem::take(&mut wanted.retry);
         let retry = (!retry.is_empty()).then_some(retry);
-        Some(Wish { supervisors: wanted.supervisors.clone(), retry })
+        Some(Wish { supervisors: wanted.supervisors.clone(), retry, retries: wanted.retries })
     }
 
-    fn change(&self, change: impl FnOnce(&mut Wanted)) {
-        change(&mut self.lock());
+    fn change<T>(&self, change: impl FnOnce(&mut Wanted) -> T) -> T {
+        let changed = change(&mut self.lock());
         self.changed.notify_one();
+        changed
     }
 
     fn lock(&self) -> MutexGuard<'_, Wanted> {
@@ -117,13 +124,14 @@ mod tests {
         wishes.watch(BTreeMap::from([(WorkerId(1), 10)]), true);
         wishes.look();
         wishes.look();
-        wishes.retry(Some("a"));
-        wishes.retry(None);
+        assert_eq!((wishes.retry(Some("a")), wishes.retry(None)), (1, 2));
         let wish = wishes.next().unwrap();
+        assert_eq!(wish.retries, 2);
         assert_eq!(wish.supervisors[&WorkerId(1)], 10);
         assert_eq!(wish.retry, Some(BTreeSet::from([None, Some("a".to_owned())])));
         let begun = Instant::now();
-        assert_eq!(wishes.next().unwrap().retry, None);
+        let later = wishes.next().unwrap();
+        assert_eq!((later.retry, later.retries), (None, 2));
         assert!(begun.elapsed() >= CLOSELY / 2, "nothing else was wanted: it waits for its turn");
     }
 

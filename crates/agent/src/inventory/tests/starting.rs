@@ -87,8 +87,11 @@ async fn another_try_is_a_look_at_once() {
     host.xid(0, 79);
     inventory.look();
     until(&mut inventory, |look| look.reading.devices[0].fault.is_some()).await;
-    inventory.retry(Some("GPU-a"));
-    until(&mut inventory, |look| look.reading.devices[0].fault.is_none()).await;
+    assert_eq!(inventory.looks.borrow().retries, 0);
+    assert_eq!(inventory.retry(Some("GPU-a")), 1);
+    until(&mut inventory, |look| look.reading.devices[0].fault.is_none() || look.retries == 1).await;
+    let look = inventory.looks.borrow().clone();
+    assert_eq!((look.reading.devices[0].fault.as_deref(), look.retries), (None, 1));
 }
 
 #[tokio::test]
