@@ -63,6 +63,15 @@ async fn wrong_values_are_refused_with_what_is_right() {
 }
 
 #[tokio::test]
+async fn a_reserve_that_the_host_does_not_have_is_said_before_a_broker_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "[inventory]\ncpus = 2\n[reserve]\ncpus = 3\n".to_owned();
+    let log = ends_with(&AgentPlan { config, ..lonely(&folder) }, 1).await;
+    assert!(log.contains("`reserve.cpus` is 3, but this host has 2; keep less back"), "{log}");
+    assert!(!log.contains("broker is not reachable"), "{log}");
+}
+
+#[tokio::test]
 async fn wrong_flags_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let plan = AgentPlan { name: "my.host".to_owned(), ..lonely(&folder) };

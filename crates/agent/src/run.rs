@@ -118,6 +118,10 @@ async fn connect(config: &Config) -> Result<Broker> {
 type Up = (House, mpsc::Receiver<HouseEvent>, Vec<Entry>);
 
 async fn come_up(config: Config, environment: BTreeMap<String, String>, host: String) -> Result<Up> {
+    // First what can be said without a broker: a reserve that this host does not have would be said too late.
+    let rooms = Rooms::new(&config);
+    // The `host` that jobs ask for is the agent's name: that is what people see.
+    let inventory = inventory::start(&config, config.agent().as_str(), rooms.began()).await?;
     let broker = connect(&config).await?;
     let incarnation = Incarnation::new(uuid::Uuid::now_v7().simple().to_string())?;
     let me = Holder { agent: config.agent(), incarnation };
@@ -136,9 +140,6 @@ async fn come_up(config: Config, environment: BTreeMap<String, String>, host: St
     let claims = Claims { ledger: Ledger::new(&broker), broker: broker.clone(), me, lease_s, permits };
     let pulls = Pulls::open(broker.client().clone(), news.clone()).await?;
     let bells = Bells::new(broker.client().clone(), news.clone());
-    let rooms = Rooms::new(&config);
-    // The `host` that jobs ask for is the agent's name: that is what people see.
-    let inventory = inventory::start(&config, config.agent().as_str(), rooms.began()).await?;
     tokio::spawn(watch_reconnects(broker, news.clone()));
     let found = discover(&config.plugin_folders);
     let path = environment.get("PATH").map(String::as_str);
