@@ -85,6 +85,36 @@ async fn a_restart_remembers_what_is_out_of_service_until_an_operator_says_other
 }
 
 #[tokio::test]
+async fn a_gpu_that_was_taken_out_is_missed_until_an_operator_says_so_and_new_when_it_is_back() {
+    let farm = Farm::start().await;
+    let client = farm.client("alice").await;
+    let host = host(&farm, "");
+    let _agent = start(&farm, &client, &host).await;
+    let whole = host.gpus.script();
+    host.gpus.change(|script| script.gpus.retain(|gpu| gpu.uuid != "GPU-a"));
+    ill(&client, &[("GPU-a", "it is no longer there")]).await;
+    assert!(unquarantine(&client, json!({"gpu": "GPU-a"})).await.ok);
+    let listed = |wanted: &'static [&'static str]| {
+        let client = client.clone();
+        async move {
+            eventually(&format!("{wanted:?} are listed, all in service"), SOON, async || {
+                let status = client.agent("h1").await.ok_or("no heartbeat")?;
+                let gpus = status.capacity.gpus;
+                let fine = gpus.iter().all(|gpu| gpu.quarantine.is_none());
+                let mut uuids: Vec<String> = gpus.into_iter().map(|gpu| gpu.uuid).collect();
+                uuids.sort();
+                if fine && uuids == wanted { Ok(()) } else { Err(format!("{uuids:?}")) }
+            })
+            .await;
+        }
+    };
+    listed(&["GPU-b"]).await;
+    assert_eq!(client.run("vram", &json!({})).await.value()["gpus"], "GPU-b");
+    host.gpus.set(&whole);
+    listed(&["GPU-a", "GPU-b"]).await;
+}
+
+#[tokio::test]
 async fn a_run_on_a_gpu_that_fails_is_tried_again_with_the_reason_in_its_history() {
     let farm = Farm::start().await;
     let client = farm.client("alice").await;

@@ -41,6 +41,10 @@ struct Known {
     quarantine: Option<String>,
     /// The least that was left over when it was looked at: what the driver keeps for itself.
     baseline_mb: u64,
+    /// An operator wanted another try, and nothing was read since.
+    retried: bool,
+    /// It was not there at that try, and is not missed any more. Its place stays: others are named by theirs.
+    is_gone: bool,
 }
 
 /// All that is known of the host.
@@ -142,10 +146,17 @@ impl Host {
                 Some(found) => {
                     known.reading = fresh.swap_remove(found);
                     known.baseline_mb = known.baseline_mb.min(known.reading.leftover_mb);
+                    if std::mem::take(&mut known.is_gone) {
+                        known.quarantine = None;
+                    }
                     known.reading.fault.clone()
                 }
-                None => Some("it is no longer there".to_owned()),
+                None => {
+                    known.is_gone |= known.retried;
+                    Some("it is no longer there".to_owned())
+                }
             };
+            known.retried = false;
             if let Some(why) = fault.filter(|_| known.quarantine.is_none()) {
                 known.quarantine = Some(why);
                 ill.push(place);
@@ -154,7 +165,9 @@ impl Host {
         fresh.sort_by(|a, b| a.uuid.cmp(&b.uuid));
         for device in fresh {
             let quarantine = device.fault.clone();
-            self.known.push(Known { baseline_mb: device.leftover_mb, quarantine, reading: device });
+            let baseline_mb = device.leftover_mb;
+            let (retried, is_gone) = (false, false);
+            self.known.push(Known { reading: device, quarantine, baseline_mb, retried, is_gone });
         }
         ill
     }
@@ -170,10 +183,12 @@ impl Host {
         }
     }
 
-    /// Puts GPUs into service again; one that is still ill falls out with the next reading.
+    /// Puts GPUs into service again; one that is still ill falls out with the next reading, and one that is not in it
+    /// is forgotten.
     pub(crate) fn unquarantine(&mut self, uuid: Option<&str>) {
-        for known in &mut self.known {
+        for known in self.known.iter_mut().filter(|known| !known.is_gone) {
             if uuid.is_none_or(|uuid| uuid == known.reading.uuid) {
+                known.retried = true;
                 known.quarantine = None;
                 known.baseline_mb = known.baseline_mb.max(known.reading.leftover_mb);
             }
@@ -182,6 +197,11 @@ impl Host {
 
     pub(crate) fn is_quarantined(&self, place: usize) -> bool {
         self.known.get(place).is_some_and(|known| known.quarantine.is_some())
+    }
+
+    /// Whether it was forgotten.
+    pub(crate) fn is_gone(&self, place: usize) -> bool {
+        self.known.get(place).is_some_and(|known| known.is_gone)
     }
 
     /// Memory that nobody who lives uses, beyond what the driver keeps, MiB. None: the driver does not tell.
@@ -287,5 +307,34 @@ fn others_mb(reading: &DeviceReading, given: &GivenDevice) -> u64 {
         reading.foreign_mb + reading.leftover_mb
     } else {
         reading.used_mb.saturating_sub(given.taken_mb)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(uuids: &[&str]) -> HostReading {
+        let device = |uuid: &&str| DeviceReading { uuid: (*uuid).to_owned(), ..DeviceReading::default() };
+        HostReading { devices: uuids.iter().map(device).collect(), ..HostReading::default() }
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_missed_until_an_operator_tries_it_again() {
+        let mut host = Host::default();
+        let see = |host: &mut Host, uuids: &[&str]| host.read(&mut reading(uuids));
+        assert!(see(&mut host, &["a", "b"]).is_empty());
+        assert_eq!(see(&mut host, &["b"]), [0]);
+        assert!(host.is_quarantined(0) && !host.is_gone(0));
+        assert!(see(&mut host, &["a", "b"]).is_empty());
+        assert!(host.is_quarantined(0), "it may be loose: that it is back is not enough");
+        host.unquarantine(Some("a"));
+        assert!(!host.is_quarantined(0));
+        assert_eq!((see(&mut host, &["b"]), host.is_gone(0)), (vec![0], true), "what was put on it dies");
+        host.unquarantine(None);
+        assert!(host.is_quarantined(0), "nothing is given of what is not there");
+        assert_eq!((host.uuid(0), host.uuid(1), host.is_quarantined(1)), ("a", "b", false));
+        assert!(see(&mut host, &["a", "b"]).is_empty());
+        assert!(!host.is_gone(0) && !host.is_quarantined(0), "what comes back is new");
     }
 }

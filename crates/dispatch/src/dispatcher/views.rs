@@ -52,7 +52,9 @@ impl Dispatcher {
             given.add(&worker.holding, &worker.used);
         }
         let room = self.host.room(&given);
-        let devices = room.devices.iter().enumerate().map(|(place, device)| {
+        let listed = |place: usize, shares: u32| shares > 0 || !self.host.is_gone(place);
+        let places = room.devices.iter().enumerate().filter(|(place, device)| listed(*place, device.shares));
+        let devices = places.map(|(place, device)| {
             let (foreign_mb, granted_mb) = self.host.foreign_and_granted(place, &given);
             DeviceView {
                 uuid: device.uuid.clone(),
