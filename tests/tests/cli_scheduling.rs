@@ -181,16 +181,20 @@ async fn safety_refuses_with_what_is_needed_and_what_each_host_has() {
         "{error}"
     );
     assert_eq!(grange.run(&["jobs", "--output", "json"]).await.ends(0).json(), json!([]), "nothing was sent");
-    // What can start does.
-    let set = farm.grange("alice").with("GRANGE_POLICY", "safety");
-    set.run(&["submit", "reader", "label=x"]).await.ends(0).complains(&["succeeded", "on h1"]);
-    // And what is taken is refused, though it could wait.
-    begun(&farm, &grange, "reader", "first").await;
+    // What is taken is refused, though it could wait.
+    let first = begun(&farm, &grange, "reader", "first").await;
+    eventually_shows(&grange, &["agents"], "reader 1 busy", &mut String::new()).await;
     grange.run(&safe).await.fails(REFUSED, &["h1  all its 1 places are taken"]);
     let waits = grange.run(&["submit", "reader", "--detach"]).await.ends(0);
     assert_eq!(waits.err, "", "{waits:#?}");
     fs::write(farm.path("open"), "").expect("a file");
-    grange.run(&["result", &waits.word(), "--wait"]).await.ends(0);
+    for job in [&first, &waits.word()] {
+        grange.run(&["result", job, "--wait"]).await.ends(0);
+    }
+    // And what can start does.
+    eventually_shows(&grange, &["agents"], "reader 1 idle", &mut String::new()).await;
+    let set = farm.grange("alice").with("GRANGE_POLICY", "safety");
+    set.run(&["submit", "reader", "label=x"]).await.ends(0).complains(&["succeeded", "on h1"]);
 }
 
 #[tokio::test]
@@ -259,6 +263,9 @@ async fn a_job_that_gets_a_higher_priority_starts_before_older_ones() {
         jobs.push(submitted(&grange, &["ocr", &format!("label={label}"), &log]).await);
     }
     grange.run(&["priority", &jobs[2], "urgent"]).await.ends(0);
+    // The agent has heard of the queue that it waits in now.
+    let mut shown = String::new();
+    eventually_shows(&grange, &["why", &jobs[2], "--output", "json"], "\"open\":true", &mut shown).await;
     fs::write(farm.path("open"), "").expect("a file");
     for job in &jobs {
         grange.run(&["result", job, "--wait"]).await.ends(0);
