@@ -22,7 +22,7 @@ Exit codes:
   3  job failed            8  broker unreachable, too old, or without what a farm needs
   4  job cancelled         9  object store unreachable
 
-Environment: GRANGE_BROKER, GRANGE_OBJECTS, GRANGE_OWNER, GRANGE_STATE stand for the options of these names;
+Environment: GRANGE_BROKER, GRANGE_OBJECTS, GRANGE_OWNER, GRANGE_STATE, GRANGE_POLICY stand for the options of these names;
 credentials: GRANGE_BROKER_USER with GRANGE_BROKER_PASSWORD, GRANGE_BROKER_TOKEN, or GRANGE_BROKER_CREDS (a file);
 AWS_* for an s3:// object store; NO_COLOR for no colour; GRANGE_LOG=debug for what happens underneath.";
 

@@ -42,7 +42,7 @@ pub(super) fn lines(why: &Why, look: Look) -> Vec<String> {
         fact("in turns", queues(&why.beside).into());
     }
     if let (Some(running), Some(most)) = (why.running, why.running_max) {
-        fact("owner", format!("`{}` has {running} jobs running of {most} at most", why.owner).into());
+        fact("owner", format!("`{}` has {running} running of {most} at most", why.owner).into());
     }
     lines.extend(table.lines(look).into_iter().map(|line| format!("  {line}")));
     lines.extend(hosts(&why.hosts, look));
@@ -53,7 +53,7 @@ fn headline(why: &Why) -> String {
     match (why.reason, &why.place) {
         (Reason::OwnerFull, _) => match (why.running, why.running_max) {
             (Some(running), Some(most)) => {
-                format!("`{}` has {running} jobs running, and may have {most}", why.owner)
+                format!("`{}` has {running} running, and may have {most}", why.owner)
             }
             _ => why.reason.as_str().to_owned(),
         },

@@ -92,8 +92,8 @@ fn an_owner_at_the_cap_and_a_place_in_line_are_the_headline() {
     let mut full = waits(Reason::OwnerFull);
     (full.running, full.running_max) = (Some(4), Some(4));
     let lines = shown(&full);
-    assert_eq!(lines[0], "job j-1 waits for `train`: `ann` has 4 jobs running, and may have 4");
-    assert!(lines.iter().any(|line| line.ends_with("`ann` has 4 jobs running of 4 at most")), "{lines:?}");
+    assert_eq!(lines[0], "job j-1 waits for `train`: `ann` has 4 running, and may have 4");
+    assert!(lines.iter().any(|line| line.ends_with("`ann` has 4 running of 4 at most")), "{lines:?}");
     let first = &shown(&waits(Reason::InLine))[0];
     assert_eq!(first, "job j-1 waits for `train`: 2 jobs of the same queue go first");
 }
