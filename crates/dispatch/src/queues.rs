@@ -163,11 +163,11 @@ impl Queues {
         known.empty_since = None;
     }
 
-    /// The queue cannot be asked.
+    /// The queue cannot be asked. It is forgotten, so that another may be known in its place.
     pub(crate) fn closed(&mut self, queue: &Queue) {
-        if let Some(known) = self.get(queue) {
-            known.forget();
-            (known.door, known.asked) = (Door::Closed, 0);
+        let queues = self.known.get_mut(&queue.lane.plugin);
+        if queues.is_some_and(|queues| queues.remove(queue).is_some()) {
+            self.count -= 1;
         }
     }
 
