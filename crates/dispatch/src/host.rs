@@ -34,7 +34,7 @@ pub(crate) struct Used {
 }
 
 /// One GPU.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Known {
     reading: DeviceReading,
     /// Nothing new is started on it, for this reason.
@@ -45,6 +45,23 @@ struct Known {
     retried: bool,
     /// It was not there at that try, and is not missed any more. Its place stays: others are named by theirs.
     is_gone: bool,
+    /// What others than this agent's workers use, and what is not back.
+    others_mb: u64,
+}
+
+impl Known {
+    /// Takes a look at it in, with so much of it given away.
+    fn look(&mut self, reading: DeviceReading, taken_mb: u64) {
+        self.baseline_mb = self.baseline_mb.min(reading.leftover_mb);
+        self.others_mb = if reading.attributed {
+            reading.foreign_mb + reading.leftover_mb
+        } else {
+            // Nobody tells who uses what: what others used before they may use still, unless less is in use; what is
+            // beyond all grants is theirs too. Workers that do not use all of their grants hide nobody then.
+            reading.used_mb.saturating_sub(taken_mb).max(self.others_mb.min(reading.used_mb))
+        };
+        self.reading = reading;
+    }
 }
 
 /// All that is known of the host.
@@ -133,8 +150,8 @@ impl Host {
         self.taken_at
     }
 
-    /// Takes a reading. Returns the places of GPUs that fell ill with it.
-    pub(crate) fn read(&mut self, reading: &mut HostReading) -> Vec<usize> {
+    /// Takes a reading, with so much given to workers. Returns the places of GPUs that fell ill with it.
+    pub(crate) fn read(&mut self, reading: &mut HostReading, given: &Given) -> Vec<usize> {
         self.taken_at = reading.taken_at;
         (self.cpus, self.ram_mb, self.ram_other_mb) = (reading.cpus, reading.ram_mb, reading.ram_other_mb);
         self.driver = std::mem::take(&mut reading.driver);
@@ -144,8 +161,8 @@ impl Host {
         for (place, known) in self.known.iter_mut().enumerate() {
             let fault = match fresh.iter().position(|device| device.uuid == known.reading.uuid) {
                 Some(found) => {
-                    known.reading = fresh.swap_remove(found);
-                    known.baseline_mb = known.baseline_mb.min(known.reading.leftover_mb);
+                    let taken_mb = given.devices.get(place).map_or(0, |given| given.taken_mb);
+                    known.look(fresh.swap_remove(found), taken_mb);
                     if std::mem::take(&mut known.is_gone) {
                         known.quarantine = None;
                     }
@@ -164,10 +181,11 @@ impl Host {
         }
         fresh.sort_by(|a, b| a.uuid.cmp(&b.uuid));
         for device in fresh {
-            let quarantine = device.fault.clone();
-            let baseline_mb = device.leftover_mb;
-            let (retried, is_gone) = (false, false);
-            self.known.push(Known { reading: device, quarantine, baseline_mb, retried, is_gone });
+            let (baseline_mb, others_mb) = (device.leftover_mb, device.used_mb);
+            let mut known =
+                Known { quarantine: device.fault.clone(), baseline_mb, others_mb, ..Known::default() };
+            known.look(device, 0);
+            self.known.push(known);
         }
         ill
     }
@@ -223,7 +241,7 @@ impl Host {
                 uuid: reading.uuid.clone(),
                 name: reading.name.clone(),
                 compute: reading.compute.clone(),
-                free_mb: self.free_mb(reading, given),
+                free_mb: self.free_mb(known, given),
                 usable_mb: self.usable_mb(reading),
                 shares: given.shares,
                 exclusive: given.exclusive,
@@ -247,15 +265,15 @@ impl Host {
     /// Brings a room of this host up to date for another sum of what is given away.
     pub(crate) fn refill(&self, room: &mut Room, given: &Given) {
         for ((device, known), given) in room.devices.iter_mut().zip(&self.known).zip(&given.devices) {
-            device.free_mb = self.free_mb(&known.reading, given);
+            device.free_mb = self.free_mb(known, given);
             (device.shares, device.exclusive) = (given.shares, given.exclusive);
         }
         room.ram_mb = signed(room.ram_usable_mb) - signed(self.ram_other_mb) - signed(given.ram_mb);
         room.cpus = i64::from(room.cpus_usable) - signed(given.cpus);
     }
 
-    fn free_mb(&self, reading: &DeviceReading, given: &GivenDevice) -> i64 {
-        signed(self.usable_mb(reading)) - signed(others_mb(reading, given)) - signed(given.taken_mb)
+    fn free_mb(&self, known: &Known, given: &GivenDevice) -> i64 {
+        signed(self.usable_mb(&known.reading)) - signed(known.others_mb) - signed(given.taken_mb)
     }
 
     /// Whether what somebody holds is there, with all that is given away, this included. What was not asked for is not
@@ -280,7 +298,7 @@ impl Host {
     /// What others use of a GPU and what was granted on it, MiB.
     pub(crate) fn foreign_and_granted(&self, place: usize, given: &Given) -> (u64, u64) {
         match (self.known.get(place), given.devices.get(place)) {
-            (Some(known), Some(given)) => (others_mb(&known.reading, given), given.granted_mb),
+            (Some(known), Some(given)) => (known.others_mb, given.granted_mb),
             _ => (0, 0),
         }
     }
@@ -301,15 +319,6 @@ impl Host {
     }
 }
 
-/// What others use. Where the driver does not tell who uses what: what is used beyond all grants.
-fn others_mb(reading: &DeviceReading, given: &GivenDevice) -> u64 {
-    if reading.attributed {
-        reading.foreign_mb + reading.leftover_mb
-    } else {
-        reading.used_mb.saturating_sub(given.taken_mb)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,7 +331,10 @@ mod tests {
     #[test]
     fn a_gpu_that_is_not_there_is_missed_until_an_operator_tries_it_again() {
         let mut host = Host::default();
-        let see = |host: &mut Host, uuids: &[&str]| host.read(&mut reading(uuids));
+        let see = |host: &mut Host, uuids: &[&str]| {
+            let given = host.nothing_given();
+            host.read(&mut reading(uuids), &given)
+        };
         assert!(see(&mut host, &["a", "b"]).is_empty());
         assert_eq!(see(&mut host, &["b"]), [0]);
         assert!(host.is_quarantined(0) && !host.is_gone(0));

@@ -163,6 +163,15 @@ impl Dispatcher {
         stay
     }
 
+    /// What workers hold, those included for which room is made.
+    pub(super) fn given_to_workers(&self) -> Given {
+        let mut given = self.host.nothing_given();
+        for (_, worker) in self.workers.iter() {
+            given.add(&worker.holding, &worker.used);
+        }
+        given
+    }
+
     /// Takes a plan of a plugin that serves this.
     pub(super) fn take_plan(&mut self, name: &PluginName, wanted: Option<&ResourceRequest>) -> Option<Plan> {
         let place = self.plans.iter().position(|plan| plan.plugin == *name && plan.covers(wanted))?;
