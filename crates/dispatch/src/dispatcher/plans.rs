@@ -95,15 +95,12 @@ impl Dispatcher {
         }
         let enough = (1..idle.len()).find(|count| fits(&idle[..*count]).is_some());
         let mut victims = idle[..enough.unwrap_or(idle.len())].to_vec();
-        // Only those whose leaving helps.
-        let mut place = 0;
-        while place < victims.len() {
+        // Only those whose leaving helps: of two that would do, the one stays that was used more recently.
+        for place in (0..victims.len()).rev() {
             let mut fewer = victims.clone();
             fewer.remove(place);
             if fits(&fewer).is_some() {
                 victims = fewer;
-            } else {
-                place += 1;
             }
         }
         let (asked, holding) = fits(&victims)?;
