@@ -66,6 +66,11 @@ impl Worker {
         self.stage == Stage::Ready && self.given.is_empty() && self.gives_way_to.is_none()
     }
 
+    /// Runs that it may have in hand, so many of them behind each of those that go on.
+    pub(crate) fn slots(&self, ahead: u32) -> u64 {
+        u64::from(self.concurrency) * (1 + u64::from(ahead))
+    }
+
     /// Whether it can run what asks for this; None: what asks for nothing.
     pub(crate) fn covers(&self, wanted: Option<&ResourceRequest>) -> bool {
         serves(self.asked.as_ref(), wanted)
@@ -139,17 +144,19 @@ impl Workers {
         u32::try_from(self.table.values().filter(processes).count()).unwrap_or(u32::MAX)
     }
 
-    /// The ready worker of a plugin that serves this, with the fewest runs, if it has fewer than `slots` in hand.
+    /// The ready worker of a plugin that serves this, with the fewest runs: one where it would begin at once, else one
+    /// that has fewer than `ahead` behind each slot.
     pub(crate) fn least_loaded(
         &self,
         plugin: &PluginName,
         wanted: Option<&ResourceRequest>,
-        slots: u32,
+        ahead: u32,
     ) -> Option<WorkerId> {
+        let behind = |w: &Worker| w.given.len() as u64 >= u64::from(w.concurrency);
         self.live(plugin)
             .filter(|(_, w)| w.stage == Stage::Ready && w.gives_way_to.is_none())
-            .filter(|(_, w)| (w.given.len() as u64) < u64::from(slots) && w.covers(wanted))
-            .min_by_key(|(id, w)| (w.given.len(), *id))
+            .filter(|(_, w)| (w.given.len() as u64) < w.slots(ahead) && w.covers(wanted))
+            .min_by_key(|(id, w)| (behind(w), w.given.len(), *id))
             .map(|(id, _)| id)
     }
 

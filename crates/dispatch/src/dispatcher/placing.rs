@@ -43,13 +43,12 @@ impl Dispatcher {
     /// Gives waiting jobs to ready workers, the oldest first.
     fn give(&mut self, name: &PluginName, now: Time, out: &mut Vec<Action>) {
         let Some(plugin) = self.plugins.get_mut(name) else { return };
-        let (concurrency, slots) = (plugin.spec.concurrency, plugin.slots(&self.config));
+        let ahead = plugin.ahead(&self.config);
         let mut place = 0;
         while let Some(key) = plugin.waiting.get(place) {
             let Some(job) = self.jobs.get_mut(key) else { break };
             let wanted = plugin.shapes[job.shape].wanted();
-            let free = self.workers.least_loaded(name, wanted, concurrency);
-            let Some(id) = free.or_else(|| self.workers.least_loaded(name, wanted, slots)) else {
+            let Some(id) = self.workers.least_loaded(name, wanted, ahead) else {
                 if plugin.shapes.len() <= 2 && !plugin.shapes[0].is_heavy() {
                     break;
                 }
