@@ -229,13 +229,17 @@ impl Dispatcher {
         }
         let name = worker.plugin.clone();
         self.return_grant(id, now, out);
-        let alone = self.workers.live(&name).next().is_none();
         let Some(known) = self.plugins.get_mut(&name) else { return Touched::Nobody };
         known.start_failed(now, &self.config);
-        if alone {
-            for job in std::mem::take(&mut known.waiting) {
-                self.conclude(&job, Conclusion::Failed(Box::new(failure.clone())), out);
-            }
+        // What another worker can take waits for it.
+        let hopeless = |job: &JobKey| {
+            let wanted = self.jobs.get(job).and_then(|job| known.shapes[job.shape].wanted());
+            !self.workers.live(&name).any(|(_, worker)| worker.covers(wanted))
+        };
+        let hopeless: Vec<JobKey> = known.waiting.iter().filter(|job| hopeless(job)).cloned().collect();
+        known.waiting.retain(|job| !hopeless.contains(job));
+        for job in hopeless {
+            self.conclude(&job, Conclusion::Failed(Box::new(failure.clone())), out);
         }
         Touched::One(name)
     }
