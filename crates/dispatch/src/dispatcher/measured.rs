@@ -14,7 +14,7 @@ impl Dispatcher {
         if reading.taken_at < self.host.taken_at() {
             return Touched::Nobody;
         }
-        let given = self.given_to_workers();
+        let given = self.given_to(|_, worker| worker.stage != Stage::Waiting);
         let ill = self.host.read(&mut reading, &given);
         for (id, used) in std::mem::take(&mut reading.workers) {
             if let Some(worker) = self.workers.get_mut(id).filter(|w| !matches!(w.stage, Stage::Returning(_)))

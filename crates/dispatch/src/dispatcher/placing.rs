@@ -184,12 +184,7 @@ impl Dispatcher {
     /// Whether what a waiting worker was promised is free. None: it will not be, nobody is leaving for it any more.
     fn is_room_free(&self, id: WorkerId) -> Option<bool> {
         let worker = self.workers.get(id)?;
-        let mut given = self.host.nothing_given();
-        for (other, entry) in self.workers.iter() {
-            if entry.stage != Stage::Waiting || other == id {
-                given.add(&entry.holding, &entry.used);
-            }
-        }
+        let given = self.given_to(|other, entry| entry.stage != Stage::Waiting || other == id);
         let count = usize::try_from(self.workers.count(&worker.plugin)).unwrap_or(usize::MAX);
         let plugin = self.plugins.get(&worker.plugin)?;
         if self.now < plugin.rest_until {

@@ -160,10 +160,10 @@ impl Dispatcher {
         stay
     }
 
-    /// What workers hold, those included for which room is made.
-    pub(super) fn given_to_workers(&self) -> Given {
+    /// What these workers hold.
+    pub(super) fn given_to(&self, counts: impl Fn(WorkerId, &Worker) -> bool) -> Given {
         let mut given = self.host.nothing_given();
-        for (_, worker) in self.workers.iter() {
+        for (_, worker) in self.workers.iter().filter(|(id, worker)| counts(*id, worker)) {
             given.add(&worker.holding, &worker.used);
         }
         given

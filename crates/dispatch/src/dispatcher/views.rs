@@ -47,7 +47,7 @@ impl Dispatcher {
     /// What of the host is given to workers, and what may still be given. What is booked for an answer that is on its
     /// way is not in it: it is given or free again within a moment.
     pub fn host(&self) -> HostView {
-        let given = self.given_to_workers();
+        let given = self.given_to(|_, _| true);
         let room = self.host.room(&given);
         let listed = |place: usize, shares: u32| shares > 0 || !self.host.is_gone(place);
         let places = room.devices.iter().enumerate().filter(|(place, device)| listed(*place, device.shares));
