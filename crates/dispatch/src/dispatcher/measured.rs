@@ -1,6 +1,6 @@
 //! What was measured of the host: faults, overruns, and memory that has to come back.
 
-use super::{Dispatcher, Touched};
+use super::{Dispatcher, Mode, Touched};
 use crate::vocabulary::{Action, HostReading, Time, WorkerId};
 use crate::workers::{Fault, Stage, Worker};
 
@@ -111,7 +111,7 @@ impl Dispatcher {
             }
             self.workers.remove(id);
         }
-        if waits {
+        if waits && self.mode != Mode::Exited {
             out.push(Action::Look);
         }
     }
