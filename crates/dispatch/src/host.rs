@@ -39,20 +39,21 @@ struct Known {
     reading: DeviceReading,
     /// Nothing new is started on it, for this reason.
     quarantine: Option<String>,
-    /// The least that was left over when it was looked at: what the driver keeps for itself.
+    /// The least that was left over when it was looked at, or, where nobody tells, in use: what the driver keeps for
+    /// itself. No worker can have it.
     baseline_mb: u64,
     /// An operator wanted another try, and nothing was read since.
     retried: bool,
     /// It was not there at that try, and is not missed any more. Its place stays: others are named by theirs.
     is_gone: bool,
-    /// What others than this agent's workers use, and what is not back.
+    /// What others than this agent's workers use, the driver included, and what is not back.
     others_mb: u64,
 }
 
 impl Known {
     /// Takes a look at it in, with so much of it given away.
     fn look(&mut self, reading: DeviceReading, taken_mb: u64) {
-        self.baseline_mb = self.baseline_mb.min(reading.leftover_mb);
+        self.baseline_mb = self.baseline_mb.min(baseline(&reading));
         self.others_mb = if reading.attributed {
             reading.foreign_mb + reading.leftover_mb
         } else {
@@ -62,6 +63,16 @@ impl Known {
         };
         self.reading = reading;
     }
+
+    /// What others use beside the driver.
+    fn foreign_mb(&self) -> u64 {
+        self.others_mb.saturating_sub(self.baseline_mb)
+    }
+}
+
+/// What of a GPU's memory nobody seems to use.
+fn baseline(reading: &DeviceReading) -> u64 {
+    if reading.attributed { reading.leftover_mb } else { reading.used_mb }
 }
 
 /// All that is known of the host.
@@ -181,7 +192,7 @@ impl Host {
         }
         fresh.sort_by(|a, b| a.uuid.cmp(&b.uuid));
         for device in fresh {
-            let (baseline_mb, others_mb) = (device.leftover_mb, device.used_mb);
+            let (baseline_mb, others_mb) = (baseline(&device), device.used_mb);
             let mut known =
                 Known { quarantine: device.fault.clone(), baseline_mb, others_mb, ..Known::default() };
             known.look(device, 0);
@@ -242,7 +253,7 @@ impl Host {
                 name: reading.name.clone(),
                 compute: reading.compute.clone(),
                 free_mb: self.free_mb(known, given),
-                usable_mb: self.usable_mb(reading),
+                usable_mb: self.usable_mb(known),
                 shares: given.shares,
                 exclusive: given.exclusive,
                 quarantine: known.quarantine.clone(),
@@ -273,7 +284,7 @@ impl Host {
     }
 
     fn free_mb(&self, known: &Known, given: &GivenDevice) -> i64 {
-        signed(self.usable_mb(&known.reading)) - signed(known.others_mb) - signed(given.taken_mb)
+        signed(self.usable_mb(known)) - signed(known.foreign_mb()) - signed(given.taken_mb)
     }
 
     /// Whether what somebody holds is there, with all that is given away, this included. What was not asked for is not
@@ -291,14 +302,14 @@ impl Host {
         holding.devices.iter().all(fits) && ram && cpus
     }
 
-    fn usable_mb(&self, reading: &DeviceReading) -> u64 {
-        reading.total_mb.saturating_sub(self.reserve.vram_mb)
+    fn usable_mb(&self, known: &Known) -> u64 {
+        known.reading.total_mb.saturating_sub(self.reserve.vram_mb).saturating_sub(known.baseline_mb)
     }
 
     /// What others use of a GPU and what was granted on it, MiB.
     pub(crate) fn foreign_and_granted(&self, place: usize, given: &Given) -> (u64, u64) {
         match (self.known.get(place), given.devices.get(place)) {
-            (Some(known), Some(given)) => (known.others_mb, given.granted_mb),
+            (Some(known), Some(given)) => (known.foreign_mb(), given.granted_mb),
             _ => (0, 0),
         }
     }

@@ -38,13 +38,13 @@ pub struct WorkerView {
 pub struct DeviceView {
     /// Its identity.
     pub uuid: String,
-    /// Memory that others use, MiB.
+    /// Memory that others use, beside what the driver keeps, MiB.
     pub foreign_mb: u64,
     /// Memory given to workers, MiB.
     pub granted_mb: u64,
     /// Memory that a new worker could be given now, MiB.
     pub grantable_mb: u64,
-    /// Memory without the reserve, MiB.
+    /// Memory without the reserve and without what the driver keeps, MiB.
     pub usable_mb: u64,
     /// Workers that have a part of it.
     pub shares: u32,
