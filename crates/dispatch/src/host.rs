@@ -180,7 +180,11 @@ impl Host {
                     known.reading.fault.clone()
                 }
                 None => {
-                    known.is_gone |= known.retried;
+                    if known.retried {
+                        known.is_gone = true;
+                        let uuid = std::mem::take(&mut known.reading.uuid);
+                        known.reading = DeviceReading { uuid, ..DeviceReading::default() };
+                    }
                     Some("it is no longer there".to_owned())
                 }
             };
@@ -335,7 +339,8 @@ mod tests {
     use super::*;
 
     fn reading(uuids: &[&str]) -> HostReading {
-        let device = |uuid: &&str| DeviceReading { uuid: (*uuid).to_owned(), ..DeviceReading::default() };
+        let device =
+            |uuid: &&str| DeviceReading { uuid: (*uuid).to_owned(), total_mb: 9, ..DeviceReading::default() };
         HostReading { devices: uuids.iter().map(device).collect(), ..HostReading::default() }
     }
 
@@ -357,6 +362,8 @@ mod tests {
         host.unquarantine(None);
         assert!(host.is_quarantined(0), "nothing is given of what is not there");
         assert_eq!((host.uuid(0), host.uuid(1), host.is_quarantined(1)), ("a", "b", false));
+        let room = host.room(&host.nothing_given());
+        assert_eq!((room.devices[0].usable_mb, room.devices[1].usable_mb), (0, 9), "no hope is set on it");
         assert!(see(&mut host, &["a", "b"]).is_empty());
         assert!(!host.is_gone(0) && !host.is_quarantined(0), "what comes back is new");
     }
