@@ -1,6 +1,7 @@
 //! What the host has and how it is watched: `[inventory]`, `[reserve]` and `[gpu]`.
 
 use super::ConfigError;
+use grange_protocol::resource::{ON_COMPUTE, ON_DRIVER, ON_GPU, ON_HOST, check_constraint};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -113,6 +114,15 @@ impl InventoryConfig {
         if self.ram_mb == Some(0) {
             return Err(zero("inventory.ram_mb"));
         }
+        for (key, value) in &self.labels {
+            let wrong = |why| Err(ConfigError::Invalid { key: "inventory.labels", why });
+            if [ON_GPU, ON_COMPUTE, ON_DRIVER, ON_HOST].contains(&key.as_str()) {
+                return wrong(format!("`{key}` is known without a label; choose another word"));
+            }
+            if let Err(error) = check_constraint(key, value) {
+                return wrong(format!("nobody could ask for it: {error}"));
+            }
+        }
         let mut seen = BTreeSet::new();
         for gpu in &self.gpu {
             let wrong = |why| Err(ConfigError::Invalid { key: "inventory.gpu", why });
@@ -178,6 +188,8 @@ mod tests {
             ("[reserve]\nram_mb = -1".to_owned(), "-1"),
             ("[inventory]\ncpus = 0".to_owned(), "`inventory.cpus`: it is 0"),
             ("[inventory]\nram_mb = 0".to_owned(), "`inventory.ram_mb`: it is 0"),
+            ("[inventory]\nlabels = { host = \"a\" }".to_owned(), "`host` is known without a label"),
+            ("[inventory]\nlabels = { zone = \"a b\" }".to_owned(), "constraint `zone=a b`: letters"),
             (gpu("vram_mb = 9"), "uuid"),
             (gpu("uuid = \"a\""), "vram_mb"),
             (gpu("uuid = \"a,b\"\nvram_mb = 9"), "`a,b` is no uuid"),
