@@ -250,10 +250,20 @@ impl Dispatcher {
     fn tick(&mut self, now: Time, out: &mut Vec<Action>) -> Touched {
         self.alarms = self.alarms.split_off(&(now + 1));
         self.resting_owners.retain(|_, until| *until > now);
+        self.forget_old_facts(now);
         self.enforce(now, out);
         self.end_saving_in_time(now, out);
         self.expect_memory_back(now, out);
         Touched::Everybody
+    }
+
+    /// What an overview said of others holds for a while only.
+    fn forget_old_facts(&mut self, now: Time) {
+        if self.facts_at.is_some_and(|at| now.saturating_sub(at) >= self.config.facts_stale_ms) {
+            self.facts_at = None;
+            self.running_elsewhere.clear();
+            self.plugins.values_mut().for_each(|plugin| plugin.warm_elsewhere = false);
+        }
     }
 
     fn plugin_ready(&mut self, plugin: PluginName, spec: PluginSpec) -> Touched {

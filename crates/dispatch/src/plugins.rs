@@ -51,12 +51,14 @@ pub(crate) struct Plugin {
     pub(crate) look_from: Time,
 }
 
+/// Most classes of one plugin that an agent serves; more wait until it starts anew.
+const CLASSES_MAX: usize = 256;
 /// Weight of the newest run in the smoothed time.
 const NEWEST: f64 = 0.2;
 /// Runs shorter than this, milliseconds, give their slot back before it is worth telling anybody.
 const BRIEF_MS: f64 = 50.0;
-/// A cold agent waits this share of a start, within these bounds, milliseconds.
-const COLD_SHARE: u64 = 50;
+/// A cold agent waits a hundredth of a start, within these bounds, milliseconds: with pull and claim it stays below two.
+const COLD_SHARE: u64 = 100;
 const COLD_LEAST_MS: u64 = 3;
 const COLD_MOST_MS: u64 = 250;
 
@@ -88,10 +90,19 @@ impl Plugin {
         }
     }
 
-    /// The place of a class among the shapes.
+    /// Whether jobs of this class can be told apart: there is a limit on what strangers may think up.
+    pub(crate) fn takes(&self, class: &Class) -> bool {
+        let known = self.shapes.iter().any(|shape| shape.class == *class);
+        known || self.shapes.len() < CLASSES_MAX || class::read(class).is_err()
+    }
+
+    /// The place of a class among the shapes. One that cannot be read, or is one too many, counts as the plugin's own.
     pub(crate) fn shape_of(&mut self, class: &Class) -> usize {
         if let Some(place) = self.shapes.iter().position(|shape| shape.class == *class) {
             return place;
+        }
+        if self.shapes.len() >= CLASSES_MAX || class::read(class).is_err() {
+            return 0;
         }
         let need = need_of(class, &self.spec.request);
         self.shapes.push(Shape { class: class.clone(), need });

@@ -171,6 +171,22 @@ impl Queues {
         }
     }
 
+    /// Makes room for one more: forgets the open queue that was served longest ago, of those that nothing is known of.
+    /// False: there is none.
+    pub(crate) fn forget_one(&mut self) -> bool {
+        let quiet = |known: &Knowledge| {
+            known.door == Door::Open && known.asked == 0 && known.rung() == 0 && known.age.is_none()
+        };
+        let all = self.known.values().flatten().filter(|(_, known)| quiet(known));
+        let Some((queue, _)) = all.min_by_key(|(_, known)| known.turn) else { return false };
+        let queue = queue.clone();
+        self.closed(&queue);
+        if !self.known.values().flatten().any(|(other, _)| other.owner == queue.owner) {
+            self.owners.remove(&queue.owner);
+        }
+        true
+    }
+
     /// A bell rang. It is answered at `due` at the earliest, and when `again_ms` is not 0, once more so much later.
     pub(crate) fn ring(&mut self, queue: &Queue, job: JobId, due: Time, again_ms: Time) {
         let known = self.entry(queue);
@@ -319,16 +335,18 @@ impl Queues {
             let mut later = |at: Time| wake = Some(wake.map_or(at, |wake| wake.min(at)));
             let (ripe, again) = (rung > 0 && known.due <= patience.now, known.again_at);
             let sweep = known.empty_since.is_none_or(old);
-            let once_more = again.is_some_and(|at| at.max(patience.from) <= patience.now);
+            // What the overview names has waited for long: those who are warm do not take it.
+            let from = if known.age.is_some() { 0 } else { patience.from };
+            let once_more = again.is_some_and(|at| at.max(from) <= patience.now);
             if rung > 0 && !ripe {
                 later(known.due);
             } else if let Some(at) = again.filter(|_| !once_more && rung == 0) {
-                later(at.max(patience.from));
+                later(at.max(from));
             }
-            if sweep && !ripe && patience.from > patience.now {
-                later(patience.from);
+            if sweep && !ripe && from > patience.now {
+                later(from);
             }
-            let hopeful = ripe || once_more || (sweep && rung == 0 && patience.from <= patience.now);
+            let hopeful = ripe || once_more || (sweep && rung == 0 && from <= patience.now);
             let standing = !hopeful && patience.short && known.lively;
             if hopeful || standing {
                 out.push(Candidate {

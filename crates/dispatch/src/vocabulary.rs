@@ -110,6 +110,8 @@ pub struct PluginSpec {
     pub cancel_grace_ms: u64,
     /// What one worker takes from the host. What was learned of its memory is in it already.
     pub request: ResourceRequest,
+    /// Its memory was learned, not asked for.
+    pub is_learned: bool,
     /// How long an idle worker stays, milliseconds; None: until somebody needs its room.
     pub keep_warm_ms: Option<u64>,
     /// How long a worker takes until it is ready, milliseconds, as the farm knows it; None: never seen.

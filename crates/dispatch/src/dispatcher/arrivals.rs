@@ -19,7 +19,13 @@ impl Dispatcher {
     /// A queue has its consumer.
     pub(super) fn queue_open(&mut self, queue: &Queue) -> Touched {
         let Some(plugin) = self.plugins.get_mut(&queue.lane.plugin) else { return Touched::Nobody };
-        if !self.queues.is_known(queue) && self.queues.count() >= self.config.queues_max {
+        if !plugin.takes(&queue.lane.class) {
+            return Touched::Nobody;
+        }
+        if !self.queues.is_known(queue)
+            && self.queues.count() >= self.config.queues_max
+            && !self.queues.forget_one()
+        {
             return Touched::Nobody;
         }
         let shape = plugin.shape_of(&queue.lane.class);
@@ -29,8 +35,12 @@ impl Dispatcher {
 
     /// Makes sure that a queue can be asked.
     fn want_open(&mut self, queue: &Queue, out: &mut Vec<Action>) -> bool {
-        let known = self.queues.is_known(queue);
-        if (!known && self.queues.count() >= self.config.queues_max) || self.mode != Mode::Working {
+        let takes = |plugin: &crate::plugins::Plugin| plugin.takes(&queue.lane.class);
+        if self.mode != Mode::Working || !self.plugins.get(&queue.lane.plugin).is_some_and(takes) {
+            return false;
+        }
+        let full = self.queues.count() >= self.config.queues_max;
+        if full && !self.queues.is_known(queue) && !self.queues.forget_one() {
             return false;
         }
         if self.queues.begin_to_open(queue) {
@@ -229,6 +239,7 @@ impl Dispatcher {
     pub(super) fn forget(&mut self, key: &JobKey, out: &mut Vec<Action>) -> Touched {
         self.unplace(key);
         let Some(job) = self.jobs.remove(key) else { return Touched::Nobody };
+        self.queues.went_back(&job.queue, &key.job);
         out.push(Action::Forget { job: key.clone() });
         Touched::Freed(job.plugin)
     }

@@ -8,6 +8,8 @@ use crate::vocabulary::{Action, Time};
 use crate::workers::serves;
 use grange_protocol::name::{Owner, PluginName};
 
+/// After it left its queues to others, an agent looks at them for so long at least, milliseconds.
+const OPEN_MS: Time = 500;
 /// Most tickets that one look asks for.
 const BATCH_MAX: u32 = 256;
 
@@ -174,7 +176,10 @@ impl Dispatcher {
         for name in touched {
             let warm = self.is_warm(name);
             if let Some(plugin) = self.plugins.get_mut(name).filter(|plugin| !warm && plugin.warm_elsewhere) {
-                plugin.look_from = now + plugin.patience_ms();
+                // Short runs that end here one after the other must not keep it away for ever.
+                if now >= plugin.look_from + OPEN_MS {
+                    plugin.look_from = now + plugin.patience_ms();
+                }
             }
         }
     }

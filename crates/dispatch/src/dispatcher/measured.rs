@@ -57,7 +57,9 @@ impl Dispatcher {
                 out.push(Action::Warn { worker: id, text: text.clone() });
             }
             // One that loads has no run yet that could end for it.
-            if kills && worker.stage == Stage::Ready {
+            // What was learned is a guess of ours, not a promise of the plugin.
+            let guessed = self.plugins.get(&worker.plugin).is_some_and(|plugin| plugin.spec.is_learned);
+            if kills && !guessed && worker.stage == Stage::Ready {
                 worker.fault = Some(Fault::OverLimit(text));
                 worker.stage = Stage::Ending;
                 out.push(Action::KillWorker { worker: id });

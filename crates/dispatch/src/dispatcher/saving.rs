@@ -77,7 +77,7 @@ impl Dispatcher {
             return false;
         };
         let shape = plugin.shape_of(&queue.lane.class);
-        if !plugin.shapes[shape].is_heavy() {
+        if !plugin.shapes[shape].is_heavy() || !self.queues.is_known(queue) {
             return false;
         }
         let Some(need) = plugin.shapes[shape].need.clone() else { return false };
