@@ -152,7 +152,12 @@ fn slices(gpu: &Handle<'_>) -> Result<Vec<Device>, NvmlError> {
 }
 
 fn device(handle: &Handle<'_>) -> Result<Device, NvmlError> {
-    let memory = handle.memory_info()?;
+    // Memory and processes are not read at one moment. What is taken in between would be listed and not in use, and seem
+    // to be the driver's own: so the larger figure of before and after counts.
+    let before = handle.memory_info()?;
+    let listed = listed(handle)?;
+    let after = handle.memory_info()?;
+    let memory = if after.used > before.used { after } else { before };
     let compute = handle.cuda_compute_capability();
     Ok(Device {
         uuid: handle.uuid()?,
@@ -162,7 +167,7 @@ fn device(handle: &Handle<'_>) -> Result<Device, NvmlError> {
         total: memory.total,
         free: memory.free,
         used: memory.used.saturating_add(memory.reserved),
-        listed: listed(handle)?,
+        listed,
         utilisation: handle.utilization_rates().map_or(0, |rates| rates.gpu),
         temperature_c: handle.temperature(TemperatureSensor::Gpu).unwrap_or(0),
         bus: String::new(),
