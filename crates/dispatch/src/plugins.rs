@@ -22,6 +22,11 @@ impl Shape {
         self.need.as_ref().map(|need| &need.request)
     }
 
+    /// Whether a worker of this shape is started on a plan alone: it takes some of the host, or nobody knows.
+    pub(crate) fn needs_plan(&self) -> bool {
+        self.is_heavy() || self.need.is_none()
+    }
+
     /// Whether a worker of this shape takes anything of the host.
     pub(crate) fn is_heavy(&self) -> bool {
         self.need.as_ref().is_some_and(|need| !need.request.is_empty())

@@ -5,7 +5,6 @@ use super::{Dispatcher, Mode, SETTLING_MAX};
 use crate::plugins::{Plugin, Shape};
 use crate::queues::{Candidate, Patience, owners_beside};
 use crate::vocabulary::{Action, Time};
-use crate::workers::serves;
 use grange_protocol::name::{Owner, PluginName};
 
 /// After it left its queues to others, an agent looks at them for so long at least, milliseconds.
@@ -21,52 +20,79 @@ pub(super) struct Full {
     level: u8,
 }
 
-/// Whether every worker that serves `narrow` serves `wide` too.
-fn implies(narrow: &Shape, wide: &Shape) -> bool {
-    serves(narrow.wanted(), wide.wanted())
-}
+/// Most shapes of a plugin whose jobs are counted together; with more, nothing is asked for until some have their places.
+const SHAPES_MAX: usize = 10;
 
 impl Dispatcher {
-    /// Seats that are free for one more job of this shape. Wider shapes are served by the same workers and more: each of
-    /// them must have room for what it has and for this.
+    /// Seats that are free for one more job of this shape.
     pub(super) fn free_seats(&self, name: &PluginName, shape: usize) -> u32 {
+        u32::try_from(self.seats_left(name, Some(shape)).max(0)).unwrap_or(u32::MAX)
+    }
+
+    /// The fewest seats that are left over for any set of shapes, or of those that this one is in: workers that serve any
+    /// shape of a set have to have room for all its jobs (Hall's theorem). Negative: some job has none.
+    pub(super) fn seats_left(&self, name: &PluginName, shape: Option<usize>) -> i64 {
         let Some(plugin) = self.plugins.get(name) else { return 0 };
-        let wide = plugin.shapes.iter().filter(|wide| implies(&plugin.shapes[shape], wide));
-        let least = wide.map(|wide| self.slack(name, plugin, wide)).min().unwrap_or(0);
-        u32::try_from(least.max(0)).unwrap_or(u32::MAX)
+        let mut jobs = plugin.unplaced.clone();
+        for (shape, asked) in self.queues.asked(name) {
+            jobs[shape] += asked;
+        }
+        let counted = |place: &usize| jobs[*place] > 0 || shape == Some(*place);
+        let shapes: Vec<usize> = (0..jobs.len()).filter(counted).collect();
+        if shapes.len() > SHAPES_MAX {
+            return if shape.is_some() { 0 } else { -1 };
+        }
+        let serving = |serves: &dyn Fn(&Shape) -> bool| {
+            let bits = shapes.iter().enumerate().filter(|(_, shape)| serves(&plugin.shapes[**shape]));
+            bits.fold(0_usize, |set, (bit, _)| set | 1 << bit)
+        };
+        let offers = self.offers(name, plugin, &serving);
+        let has = |set: usize| {
+            shape.is_none_or(|one| {
+                shapes.iter().position(|s| *s == one).is_some_and(|bit| set >> bit & 1 == 1)
+            })
+        };
+        let left = |set: usize| {
+            let seats: i64 =
+                offers.iter().filter(|(serves, _)| serves & set != 0).map(|(_, seats)| seats).sum();
+            let of_set = shapes.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1);
+            seats - of_set.map(|(_, shape)| i64::from(jobs[*shape])).sum::<i64>()
+        };
+        (1..1_usize << shapes.len()).filter(|set| has(*set)).map(left).min().unwrap_or(0)
     }
 
-    /// Seats that serve a shape, less those that need one of them.
-    pub(super) fn slack(&self, name: &PluginName, plugin: &Plugin, wide: &Shape) -> i64 {
+    /// Seats of workers, of planned ones, and, where nothing of the host is needed, of as many more as may be; with the
+    /// set of shapes that they serve.
+    fn offers(
+        &self,
+        name: &PluginName,
+        plugin: &Plugin,
+        serving: &dyn Fn(&dyn Fn(&Shape) -> bool) -> usize,
+    ) -> Vec<(usize, i64)> {
+        let ahead = plugin.ahead(&self.config);
+        let workers = self.workers.live(name).filter(|(_, worker)| worker.gives_way_to.is_none());
+        let mut offers: Vec<(usize, i64)> = workers
+            .map(|(_, worker)| {
+                let free = worker.slots(ahead).saturating_sub(worker.given.len() as u64);
+                let free = i64::try_from(free).unwrap_or(i64::MAX);
+                (serving(&|shape| worker.covers(shape.wanted())), free)
+            })
+            .collect();
         let slots = i64::from(plugin.slots(&self.config));
-        let mut seats = 0;
-        for (_, worker) in self.workers.live(name) {
-            if worker.gives_way_to.is_none() && worker.covers(wide.wanted()) {
-                let all = i64::from(worker.concurrency) * i64::from(1 + plugin.ahead(&self.config));
-                seats += (all - i64::try_from(worker.given.len()).unwrap_or(i64::MAX)).max(0);
-            }
+        let plans = self.plans.iter().filter(|plan| plan.plugin == *name);
+        offers.extend(plans.map(|plan| (serving(&|shape| plan.covers(shape.wanted())), slots)));
+        if !self.is_resting(plugin) {
+            let light = serving(&|shape| !shape.needs_plan());
+            offers.push((light, slots * i64::from(self.unplanned(name, plugin))));
         }
-        seats += slots * i64::from(self.unborn(name, plugin, wide));
-        let needing = |narrow: usize| implies(&plugin.shapes[narrow], wide);
-        let unplaced = plugin.unplaced.iter().enumerate().filter(|(place, _)| needing(*place));
-        let unplaced: i64 = unplaced.map(|(_, count)| i64::from(*count)).sum();
-        let asked = self.queues.asked(name).filter(|(place, _)| needing(*place));
-        seats - unplaced - asked.map(|(_, count)| i64::from(count)).sum::<i64>()
+        offers
     }
 
-    /// Workers that could be started for a shape: planned ones, and, where nothing of the host is needed, as many as may
-    /// be.
-    fn unborn(&self, name: &PluginName, plugin: &Plugin, wide: &Shape) -> u32 {
-        let planned = self.plans.iter().filter(|plan| plan.plugin == *name);
-        let (mut all, mut serving) = (0, 0);
-        for plan in planned {
-            all += 1;
-            serving += u32::from(plan.covers(wide.wanted()));
-        }
-        if wide.is_heavy() || wide.need.is_none() || self.is_resting(plugin) {
-            return serving;
-        }
-        serving + plugin.spec.max_workers.saturating_sub(self.workers.count(name)).saturating_sub(all)
+    /// Workers that may be started without a plan, where nothing of the host is needed.
+    pub(super) fn unplanned(&self, name: &PluginName, plugin: &Plugin) -> u32 {
+        let planned = self.plans.iter().filter(|plan| plan.plugin == *name).count();
+        let planned = u32::try_from(planned).unwrap_or(u32::MAX);
+        plugin.spec.max_workers.saturating_sub(self.workers.count(name)).saturating_sub(planned)
     }
 
     fn is_resting(&self, plugin: &Plugin) -> bool {

@@ -88,7 +88,7 @@ impl Dispatcher {
             seat.runs -= 1;
             return;
         }
-        let heavy = plugin.shapes[shape].is_heavy() || plugin.shapes[shape].need.is_none();
+        let heavy = plugin.shapes[shape].needs_plan();
         if now < plugin.rest_until {
             return;
         }

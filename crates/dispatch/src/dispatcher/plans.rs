@@ -31,7 +31,7 @@ impl Dispatcher {
         let Some(plugin) = self.plugins.get(name).filter(|plugin| !plugin.gone) else { return false };
         let shape = &plugin.shapes[shape];
         // Where nothing of the host is needed, workers need no plan.
-        if now < plugin.rest_until || !(shape.is_heavy() || shape.need.is_none()) {
+        if now < plugin.rest_until || !shape.needs_plan() {
             return false;
         }
         let need = shape.need.clone();
@@ -205,9 +205,8 @@ impl Dispatcher {
                 continue;
             }
             let plan = self.plans.remove(place);
-            let enough = self.plugins.get(&name).is_none_or(|plugin| {
-                plugin.gone || plugin.shapes.iter().all(|shape| self.slack(&name, plugin, shape) >= 0)
-            });
+            let enough =
+                self.plugins.get(&name).is_none_or(|plugin| plugin.gone || self.seats_left(&name, None) >= 0);
             if enough {
                 self.keep_those_who_gave_way(plan.claimant);
             } else {
