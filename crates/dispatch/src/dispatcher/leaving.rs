@@ -42,12 +42,10 @@ impl Dispatcher {
         }
         let spare = |worker: &Worker, plugin: Option<&Plugin>| {
             let Some(plugin) = plugin.filter(|plugin| !plugin.gone) else { return true };
-            let asked = plugin.unplaced.iter().any(|count| *count > 0)
-                || self.queues.asked(&worker.plugin).next().is_some();
             let kept =
                 plugin.spec.keep_warm_ms.is_none_or(|kept| now.saturating_sub(worker.idle_since) < kept);
             let many = self.workers.count(&worker.plugin) > plugin.spec.max_workers;
-            !asked && (!kept || many)
+            (!kept || many) && !self.is_wanted(worker)
         };
         let spare: Option<WorkerId> = self
             .workers

@@ -92,11 +92,9 @@ impl Dispatcher {
         if now < plugin.rest_until {
             return;
         }
-        if !heavy {
-            if self.workers.count(name) < plugin.spec.max_workers {
-                self.start_worker(name, wanted.clone(), None, out);
-                coming.push(Coming { asked: wanted, runs: concurrency - 1 });
-            }
+        if !heavy && self.workers.count(name) < plugin.spec.max_workers {
+            self.start_worker(name, wanted.clone(), None, out);
+            coming.push(Coming { asked: wanted, runs: concurrency - 1 });
             return;
         }
         let mut plan = self.take_sound_plan(name, wanted.as_ref());
@@ -106,7 +104,7 @@ impl Dispatcher {
         if let Some(plan) = plan {
             coming.push(Coming { asked: plan.asked.clone(), runs: concurrency - 1 });
             self.start_worker(name, plan.asked, Some((plan.holding, plan.claimant)), out);
-        } else if !self.workers.live(name).any(|(_, worker)| worker.covers(wanted.as_ref())) {
+        } else if heavy && !self.workers.live(name).any(|(_, worker)| worker.covers(wanted.as_ref())) {
             if let Some(plugin) = self.plugins.get_mut(name) {
                 plugin.waiting.retain(|waiting| waiting != key);
             }

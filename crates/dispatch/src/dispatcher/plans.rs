@@ -30,8 +30,8 @@ impl Dispatcher {
     pub(super) fn plan(&mut self, name: &PluginName, shape: usize, level: Option<u8>, now: Time) -> bool {
         let Some(plugin) = self.plugins.get(name).filter(|plugin| !plugin.gone) else { return false };
         let shape = &plugin.shapes[shape];
-        // Where nothing of the host is needed, workers need no plan.
-        if now < plugin.rest_until || !shape.needs_plan() {
+        // Where nothing of the host is needed, a worker needs no plan, but a place among the plugin's workers.
+        if now < plugin.rest_until || (!shape.needs_plan() && self.unplanned(name, plugin) > 0) {
             return false;
         }
         let need = shape.need.clone();
@@ -66,10 +66,12 @@ impl Dispatcher {
             let there = self.workers.iter().filter(|(id, w)| {
                 w.plugin == *name && !matches!(w.stage, Stage::Returning(_)) && !without.contains(id)
             });
-            let leaving = |w: &Worker| w.gives_way_to.is_some();
-            let count = there.filter(|(_, w)| !leaving(w)).count()
-                + self.plans.iter().filter(|plan| plan.plugin == *name).count();
-            if count >= most {
+            // As with room: whether those leave who give way to a plan is open.
+            let (all, leaving) = there.fold((0, 0), |(all, leaving), (_, w)| {
+                (all + 1, leaving + usize::from(w.gives_way_to.is_some()))
+            });
+            let planned = self.plans.iter().filter(|plan| plan.plugin == *name).count();
+            if all.max(all - leaving + planned) >= most {
                 return None;
             }
             self.host.refill(&mut room, &self.given(without, level));
@@ -117,17 +119,21 @@ impl Dispatcher {
         Holding { devices: places, ..Holding::default() }
     }
 
-    /// Idle workers that may leave for a worker of this plugin and shape, the least recently used first. None of a plugin
-    /// that has asked for something or has something to place: what comes may need it.
+    /// Whether something is to be placed, or was asked for, that this worker serves.
+    pub(super) fn is_wanted(&self, worker: &Worker) -> bool {
+        let Some(plugin) = self.plugins.get(&worker.plugin) else { return false };
+        let serves = |shape: usize| worker.covers(plugin.shapes[shape].wanted());
+        let mut unplaced = plugin.unplaced.iter().enumerate().filter(|(_, count)| **count > 0);
+        unplaced.any(|(shape, _)| serves(shape))
+            || self.queues.asked(&worker.plugin).any(|(shape, _)| serves(shape))
+    }
+
+    /// Idle workers that may leave for a worker of this plugin and shape, the least recently used first. None that could
+    /// take what is to be placed, or what was asked for.
     fn evictable(&self, name: &PluginName, wanted: Option<&ResourceRequest>) -> Vec<WorkerId> {
         let needed = |worker: &Worker| {
             let serves = worker.plugin == *name && worker.covers(wanted);
-            let busy = self.queues.asked(&worker.plugin).next().is_some()
-                || self
-                    .plugins
-                    .get(&worker.plugin)
-                    .is_some_and(|p| p.unplaced.iter().any(|count| *count > 0));
-            serves || busy
+            serves || self.is_wanted(worker)
         };
         let mut idle: Vec<(Time, WorkerId)> = self
             .workers
