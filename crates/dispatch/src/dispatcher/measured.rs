@@ -27,6 +27,7 @@ impl Dispatcher {
         }
         self.say_overruns(out);
         self.take_memory_back(now, out);
+        self.drop_unsound_plans();
         Touched::Everybody
     }
 

@@ -63,15 +63,7 @@ impl Dispatcher {
         let wanted = need.map(|need| &need.request);
         let mut room = self.host.room(&self.host.nothing_given());
         let mut fits = |without: &[WorkerId]| {
-            let there = self.workers.iter().filter(|(id, w)| {
-                w.plugin == *name && !matches!(w.stage, Stage::Returning(_)) && !without.contains(id)
-            });
-            // As with room: whether those leave who give way to a plan is open.
-            let (all, leaving) = there.fold((0, 0), |(all, leaving), (_, w)| {
-                (all + 1, leaving + usize::from(w.gives_way_to.is_some()))
-            });
-            let planned = self.plans.iter().filter(|plan| plan.plugin == *name).count();
-            if all.max(all - leaving + planned) >= most {
+            if self.places_taken(name, without) >= most {
                 return None;
             }
             self.host.refill(&mut room, &self.given(without, level));
@@ -182,23 +174,62 @@ impl Dispatcher {
     }
 
     /// Takes a plan whose room is there still: a GPU may have failed meanwhile, or others use more. One that is not is
-    /// dropped.
+    /// dropped. And where there is room by now without them, those who would have left stay.
     pub(super) fn take_sound_plan(
         &mut self,
         name: &PluginName,
         wanted: Option<&ResourceRequest>,
     ) -> Option<Plan> {
         while let Some(plan) = self.take_plan(name, wanted) {
-            let leaving = |(_, worker): &(WorkerId, &Worker)| worker.gives_way_to == Some(plan.claimant);
-            let leaving: Vec<WorkerId> = self.workers.iter().filter(leaving).map(|(id, _)| id).collect();
-            let mut given = self.given(&leaving, None);
-            given.add(&plan.holding, &Used::default());
-            if plan.asked.is_none() || self.host.is_sound(&plan.holding, &given) {
+            let needs_nobody = self.has_place(&plan, &[]);
+            if !needs_nobody && self.has_place(&plan, &self.those_who_give_way(plan.claimant)) {
                 return Some(plan);
             }
             self.keep_those_who_gave_way(plan.claimant);
+            if needs_nobody {
+                return Some(plan);
+            }
         }
         None
+    }
+
+    /// Drops plans whose room is gone: what was asked for with them looks for another place when it comes.
+    pub(super) fn drop_unsound_plans(&mut self) {
+        for place in (0..self.plans.len()).rev() {
+            let plan = self.plans.remove(place);
+            if self.has_place(&plan, &self.those_who_give_way(plan.claimant)) {
+                self.plans.insert(place, plan);
+            } else {
+                self.keep_those_who_gave_way(plan.claimant);
+            }
+        }
+    }
+
+    fn those_who_give_way(&self, claimant: Claimant) -> Vec<WorkerId> {
+        let leaving = |(_, worker): &(WorkerId, &Worker)| worker.gives_way_to == Some(claimant);
+        self.workers.iter().filter(leaving).map(|(id, _)| id).collect()
+    }
+
+    /// Whether a worker could start on this plan, which is none of those that are kept, if these left.
+    fn has_place(&self, plan: &Plan, without: &[WorkerId]) -> bool {
+        let most = self.plugins.get(&plan.plugin).map_or(0, |plugin| plugin.spec.max_workers as usize);
+        let mut given = self.given(without, None);
+        given.add(&plan.holding, &Used::default());
+        let sound = plan.asked.is_none() || self.host.is_sound(&plan.holding, &given);
+        sound && self.places_taken(&plan.plugin, without) < most
+    }
+
+    /// Of a plugin's places for workers, those that are taken or promised, if these left. As with room, whether those leave
+    /// who give way to a plan is open.
+    fn places_taken(&self, name: &PluginName, without: &[WorkerId]) -> usize {
+        let there = self.workers.iter().filter(|(id, w)| {
+            w.plugin == *name && !matches!(w.stage, Stage::Returning(_)) && !without.contains(id)
+        });
+        let (all, leaving) = there.fold((0, 0), |(all, leaving), (_, w)| {
+            (all + 1, leaving + usize::from(w.gives_way_to.is_some()))
+        });
+        let planned = self.plans.iter().filter(|plan| plan.plugin == *name).count();
+        all.max(all - leaving + planned)
     }
 
     /// Drops plans that nothing needs any more. Those who would have left stay.
