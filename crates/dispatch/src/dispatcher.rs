@@ -162,7 +162,9 @@ impl Dispatcher {
         for name in &touched {
             self.hear(name, now, &mut out);
         }
-        self.leave(now, &mut out);
+        for name in self.leave(now, &mut out) {
+            self.hear(&name, now, &mut out);
+        }
         out
     }
 

@@ -4,15 +4,16 @@ use super::{Dispatcher, Mode};
 use crate::plugins::Plugin;
 use crate::vocabulary::{Action, Time, WorkerId};
 use crate::workers::{Stage, Worker};
+use grange_protocol::name::PluginName;
 
 impl Dispatcher {
-    /// Lets idle workers go that are kept for nothing; while draining all of them, and then exits when nothing is left.
-    pub(super) fn leave(&mut self, now: Time, out: &mut Vec<Action>) {
-        if self.mode == Mode::Working {
-            return self.let_spare_ones_go(now, out);
-        }
-        if self.mode == Mode::Exited {
-            return;
+    /// Lets idle workers go that are kept for nothing, and says of which plugins; while draining all of them, and then
+    /// exits when nothing is left.
+    pub(super) fn leave(&mut self, now: Time, out: &mut Vec<Action>) -> Vec<PluginName> {
+        match self.mode {
+            Mode::Working => return self.let_spare_ones_go(now, out),
+            Mode::Draining => {}
+            Mode::Exited => return Vec::new(),
         }
         let unborn: Vec<WorkerId> =
             self.workers.iter().filter(|(_, w)| w.stage == Stage::Waiting).map(|(id, _)| id).collect();
@@ -33,32 +34,30 @@ impl Dispatcher {
             self.mode = Mode::Exited;
             out.push(Action::Exit);
         }
+        Vec::new()
     }
 
-    /// Workers that are idle for longer than their plugin keeps them, that are too many, or whose plugin is gone.
-    fn let_spare_ones_go(&mut self, now: Time, out: &mut Vec<Action>) {
-        if !self.workers.iter().any(|(_, worker)| worker.is_idle()) {
-            return;
-        }
-        let spare = |worker: &Worker, plugin: Option<&Plugin>| {
+    /// Workers that are idle for longer than their plugin keeps them, that are too many, or whose plugin is gone. The least
+    /// recently used goes first: one may be enough.
+    fn let_spare_ones_go(&mut self, now: Time, out: &mut Vec<Action>) -> Vec<PluginName> {
+        let is_spare = |worker: &Worker, plugin: Option<&Plugin>| {
             let Some(plugin) = plugin.filter(|plugin| !plugin.gone) else { return true };
             let kept =
                 plugin.spec.keep_warm_ms.is_none_or(|kept| now.saturating_sub(worker.idle_since) < kept);
-            let many = self.workers.count(&worker.plugin) > plugin.spec.max_workers;
+            let many = self.workers.live(&worker.plugin).count() > plugin.spec.max_workers as usize;
             (!kept || many) && !self.is_wanted(worker)
         };
-        let spare: Option<WorkerId> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.is_idle())
-            .find(|(_, worker)| spare(worker, self.plugins.get(&worker.plugin)))
-            .map(|(id, _)| id);
-        if let Some(id) = spare
-            && let Some(worker) = self.workers.get_mut(id)
-        {
-            worker.stage = Stage::Ending;
-            out.push(Action::StopWorker { worker: id });
-            self.let_spare_ones_go(now, out);
-        }
+        let idle = self.workers.iter().filter(|(_, worker)| worker.is_idle());
+        let spare = idle.filter(|(_, worker)| is_spare(worker, self.plugins.get(&worker.plugin)));
+        let spare = spare.min_by_key(|(id, worker)| (worker.idle_since, *id)).map(|(id, _)| id);
+        let Some((id, worker)) = spare.and_then(|id| Some((id, self.workers.get_mut(id)?))) else {
+            return Vec::new();
+        };
+        worker.stage = Stage::Ending;
+        let name = worker.plugin.clone();
+        out.push(Action::StopWorker { worker: id });
+        let mut left = self.let_spare_ones_go(now, out);
+        left.push(name);
+        left
     }
 }
