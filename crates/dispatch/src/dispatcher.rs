@@ -264,7 +264,7 @@ impl Dispatcher {
         if self.facts_at.is_some_and(|at| now.saturating_sub(at) >= self.config.facts_stale_ms) {
             self.facts_at = None;
             self.running_elsewhere.clear();
-            self.plugins.values_mut().for_each(|plugin| plugin.warm_elsewhere = false);
+            self.plugins.values_mut().for_each(|plugin| plugin.hears_of_warm_ones(false));
         }
     }
 

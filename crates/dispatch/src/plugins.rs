@@ -145,6 +145,12 @@ impl Plugin {
         self.spec.concurrency.saturating_mul(1 + self.ahead(config))
     }
 
+    /// The overview says whether another agent has a loaded worker. If none has, nothing is left to them any more.
+    pub(crate) fn hears_of_warm_ones(&mut self, warm_elsewhere: bool) {
+        self.warm_elsewhere = warm_elsewhere;
+        self.look_from = if warm_elsewhere { self.look_from } else { 0 };
+    }
+
     /// How long an agent without a loaded worker leaves a ticket to one that has one, milliseconds.
     pub(crate) fn patience_ms(&self) -> Time {
         if !self.warm_elsewhere {

@@ -97,7 +97,7 @@ impl Dispatcher {
         self.running_elsewhere = facts.running_elsewhere;
         self.queues.forget_ages();
         for (name, plugin) in &mut self.plugins {
-            plugin.warm_elsewhere = facts.warm_elsewhere.contains(name);
+            plugin.hears_of_warm_ones(facts.warm_elsewhere.contains(name));
         }
         for (queue, age_ms) in &facts.waiting {
             let here = self.plugins.get(&queue.lane.plugin).is_some_and(|plugin| !plugin.gone);
