@@ -79,9 +79,9 @@ impl Dispatcher {
             })
             .collect();
         let slots = i64::from(plugin.slots(&self.config));
-        let plans = self.plans.iter().filter(|plan| plan.plugin == *name);
-        offers.extend(plans.map(|plan| (serving(&|shape| plan.covers(shape.wanted())), slots)));
         if !self.is_resting(plugin) {
+            let plans = self.plans.iter().filter(|plan| plan.plugin == *name);
+            offers.extend(plans.map(|plan| (serving(&|shape| plan.covers(shape.wanted())), slots)));
             let light = serving(&|shape| !shape.needs_plan());
             offers.push((light, slots * i64::from(self.unplanned(name, plugin))));
         }
