@@ -183,14 +183,19 @@ pub fn digest(configuration: Option<&Map<String, Value>>) -> String {
 }
 
 /// What a worker is admitted with: what its manifest asks for, and where that is GPUs without an amount, what was seen.
-pub fn admitted(asked: &ResourceRequest, peak_mb: Option<u64>) -> ResourceRequest {
+/// Where no GPU of this host gives that much (`largest_usable_mb`), it stays without an amount: a whole GPU, where it was
+/// seen to run.
+pub fn admitted(asked: &ResourceRequest, peak_mb: Option<u64>, largest_usable_mb: u64) -> ResourceRequest {
     let mut request = asked.clone();
     if let Some(peak_mb) = peak_mb
         && asked.gpus > 0
         && asked.vram_mb == 0
     {
-        let wanted = peak_mb.saturating_add((peak_mb * PEAK_MARGIN).div_ceil(100));
-        request.vram_mb = wanted.div_ceil(REQUEST_STEP_MB) * REQUEST_STEP_MB;
+        let wanted = peak_mb.saturating_add(peak_mb.saturating_mul(PEAK_MARGIN).div_ceil(100));
+        let rounded = wanted.div_ceil(REQUEST_STEP_MB).saturating_mul(REQUEST_STEP_MB);
+        if rounded <= largest_usable_mb {
+            request.vram_mb = rounded;
+        }
     }
     request
 }
@@ -273,10 +278,22 @@ mod tests {
     #[test]
     fn a_learned_peak_stands_in_only_for_an_amount_that_is_missing() {
         let asks = |gpus, vram_mb| ResourceRequest { gpus, vram_mb, ..ResourceRequest::default() };
-        assert_eq!(admitted(&asks(1, 0), Some(4_000)).vram_mb, 4_224, "4200, rounded up to 64");
-        assert_eq!(admitted(&asks(1, 0), None).vram_mb, 0);
-        assert_eq!(admitted(&asks(1, 9_000), Some(4_000)).vram_mb, 9_000);
-        assert_eq!(admitted(&asks(0, 0), Some(4_000)).vram_mb, 0);
+        let largest_mb = 24_564;
+        assert_eq!(admitted(&asks(1, 0), Some(4_000), largest_mb).vram_mb, 4_224, "4200, rounded up to 64");
+        assert_eq!(admitted(&asks(1, 0), None, largest_mb).vram_mb, 0);
+        assert_eq!(admitted(&asks(1, 9_000), Some(4_000), largest_mb).vram_mb, 9_000);
+        assert_eq!(admitted(&asks(0, 0), Some(4_000), largest_mb).vram_mb, 0);
+    }
+
+    #[test]
+    fn a_learned_peak_never_asks_for_more_than_the_largest_gpu_gives() {
+        let whole = ResourceRequest { gpus: 1, ..ResourceRequest::default() };
+        let of = |peak_mb, largest_mb| admitted(&whole, Some(peak_mb), largest_mb).vram_mb;
+        assert_eq!(of(23_827, 24_564), 0, "97 % of it, and 5 % more are not there: a whole GPU, as before");
+        assert_eq!(of(23_600, 24_564), 0);
+        assert_eq!((of(4_000, 4_224), of(4_000, 4_223)), (4_224, 0), "what just fits is asked for");
+        assert_eq!(of(4_000, 0), 0, "no GPU was seen");
+        assert_eq!(of(u64::MAX, 24_564), 0);
     }
 
     #[test]

@@ -79,13 +79,15 @@ impl House {
         let limits = &manifest.limits;
         let ms = |seconds: u32| u64::from(seconds) * 1000;
         let asked = manifest.resources.clone().unwrap_or_default();
+        let request = learned::admitted(&asked, self.peak_vram_mb(name), self.largest_usable_mb());
         Some(PluginSpec {
             concurrency: manifest.concurrency,
             max_workers: manifest.max_workers,
             timeout_ms: limits.timeout_s.map(ms),
             cancel_grace_ms: ms(limits.cancel_grace_s),
             start_ms: self.start_ms(name, &asked),
-            request: learned::admitted(&asked, self.peak_vram_mb(name)),
+            is_learned: asked.vram_mb == 0,
+            request,
             keep_warm_ms: limits.keep_warm_s.or(self.config.limits.keep_warm_s).map(ms),
         })
     }
@@ -95,6 +97,13 @@ impl House {
         let configuration = &self.plugins.get(name)?.configuration;
         let devices = &self.rooms.host.look.reading.devices;
         self.learned.peak_mb(name, configuration, devices.iter().map(|device| device.name.as_str()))
+    }
+
+    /// The most that one GPU of this host can give, MiB.
+    fn largest_usable_mb(&self) -> u64 {
+        let devices = &self.rooms.host.look.reading.devices;
+        let reserve_mb = self.config.reserve.vram_mb;
+        devices.iter().map(|device| device.total_mb.saturating_sub(reserve_mb)).max().unwrap_or(0)
     }
 
     fn start_ms(&self, name: &PluginName, asked: &ResourceRequest) -> Option<u64> {
