@@ -9,6 +9,7 @@
 use super::summary::Waiting;
 use super::survey::Standing;
 use super::verdict::{Deadlines, Errand, errand};
+use crate::causes::chain;
 use crate::clock::unix_ms;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -87,16 +88,15 @@ impl Rounds {
             match lying {
                 Lying::Ticket(ticket) if seen.insert(ticket.sequence) => met.push(ticket),
                 Lying::Unreadable(unreadable) if seen.insert(unreadable.sequence) => {
-                    self.bury(&unreadable).await?;
+                    done(&unreadable.subject, self.bury(&unreadable).await)?;
                 }
                 Lying::Ticket(_) | Lying::Unreadable(_) => {}
             }
         }
         self.note_orphans(&met, standing);
-        let mut asked = self.look_up(met, standing.now_ms).await?;
-        asked.extend(self.deadlines.due(standing.now_ms, ERRANDS));
-        asked.truncate(ERRANDS);
-        self.settle(asked).await?;
+        let asked = self.look_up(met, standing.now_ms).await?;
+        let due = self.deadlines.due(standing.now_ms, ERRANDS);
+        self.settle(errands(due, asked)).await?;
         self.care_for_orphans(standing).await?;
         Ok(seen.len())
     }
@@ -148,9 +148,10 @@ impl Rounds {
 
     /// Ends what is to be ended, by what the leader says.
     async fn settle(&self, asked: Vec<Ticket>) -> Result<(), Error> {
-        let mut answers = stream::iter(asked).map(|ticket| self.settle_one(ticket)).buffer_unordered(AT_ONCE);
-        while let Some(answer) = answers.next().await {
-            answer?;
+        let settle = |ticket: Ticket| async { (ticket.key.to_string(), self.settle_one(ticket).await) };
+        let mut answers = stream::iter(asked).map(settle).buffer_unordered(AT_ONCE);
+        while let Some((job, answer)) = answers.next().await {
+            done(&job, answer)?;
         }
         Ok(())
     }
@@ -218,21 +219,25 @@ impl Rounds {
     /// Makes the queues of tickets that nobody gives out, where an agent could take them. The others wait: an agent that
     /// has their plugin may come.
     async fn care_for_orphans(&mut self, standing: &Standing) -> Result<(), Error> {
-        let before: Vec<Queue> = std::mem::take(&mut self.orphans).into_keys().collect();
-        let mut answers = stream::iter(before)
-            .map(|queue| async {
-                let left = self.count_orphans(&queue).await?;
-                Ok::<_, Error>(left.map(|orphans| (queue, orphans)))
-            })
-            .buffer_unordered(AT_ONCE);
-        let mut left = BTreeMap::new();
-        while let Some(answer) = answers.next().await {
-            left.extend(answer?);
+        let count = |queue: Queue| async {
+            let counted = self.count_orphans(&queue).await;
+            (queue, counted)
+        };
+        let before: Vec<Queue> = self.orphans.keys().cloned().collect();
+        let mut answers = stream::iter(before).map(count).buffer_unordered(AT_ONCE);
+        let mut left = self.orphans.clone();
+        while let Some((queue, counted)) = answers.next().await {
+            match counted {
+                Ok(Some(orphans)) => drop(left.insert(queue, orphans)),
+                Ok(None) => drop(left.remove(&queue)),
+                // What was known of it stands.
+                Err(error) => done(&queue.consumer(), Err(error))?,
+            }
         }
         drop(answers);
         for (queue, orphans) in &left {
             if is_served(queue, standing) {
-                self.open(queue, &orphans.job).await?;
+                done(&queue.consumer(), self.open(queue, &orphans.job).await)?;
             }
         }
         self.orphans = left;
@@ -265,6 +270,24 @@ impl Rounds {
     }
 }
 
+/// What the leader is asked about in one round: what ran out comes first, because nobody remembers it any more.
+fn errands(due: Vec<Ticket>, asked: Vec<Ticket>) -> Vec<Ticket> {
+    let mut seen = BTreeSet::new();
+    due.into_iter().chain(asked).filter(|ticket| seen.insert(ticket.sequence)).take(ERRANDS).collect()
+}
+
+/// One errand that failed keeps no other back: it is met again on the next way around. Without the broker there is nothing
+/// to go on with.
+fn done(what: &str, errand: Result<(), Error>) -> Result<(), Error> {
+    match errand {
+        Err(error) if error.kind() != ErrorKind::Unreachable => {
+            tracing::warn!(what, why = chain(&error), "not put in order; it is looked at again later");
+            Ok(())
+        }
+        ended => ended,
+    }
+}
+
 /// Whether an agent lives that could take tickets of this queue.
 fn is_served(queue: &Queue, standing: &Standing) -> bool {
     class::read(&queue.lane.class).is_ok()
@@ -285,6 +308,32 @@ mod tests {
             {"name": plugin, "version": "1", "state": state, "workers": 0, "running": 0, "slots": 0}
         ]);
         Standing { agents: vec![serde_json::from_value(status).unwrap()], ..Standing::default() }
+    }
+
+    #[test]
+    fn what_ran_out_comes_before_whatever_else_is_to_be_asked() {
+        let ticket = |sequence: u64| Ticket {
+            key: JobKey { owner: "alice".parse().unwrap(), job: sequence.to_string().parse().unwrap() },
+            lane: Queue::parse("default:high:ocr:alice").unwrap().lane,
+            sequence,
+            stored_ms: 1,
+            base: Some(1),
+        };
+        let many = ERRANDS as u64;
+        let asked: Vec<Ticket> = (0..many + 5).map(ticket).collect();
+        let sequences = |tickets: Vec<Ticket>| tickets.iter().map(|t| t.sequence).collect::<Vec<_>>();
+        let both = sequences(errands(vec![ticket(9_000), ticket(3), ticket(9_001)], asked));
+        assert_eq!((&both[..4], both.len()), (&[9_000, 3, 9_001, 0][..], ERRANDS));
+        assert_eq!(both.iter().filter(|sequence| **sequence == 3).count(), 1, "nothing is done twice");
+    }
+
+    #[test]
+    fn an_errand_that_fails_ends_the_round_only_without_the_broker() {
+        for kind in [ErrorKind::Timeout, ErrorKind::Conflict, ErrorKind::Invalid, ErrorKind::Other] {
+            assert!(done("alice/1", Err(Error::new(kind, "no"))).is_ok(), "{kind:?}");
+        }
+        assert!(done("alice/1", Err(Error::new(ErrorKind::Unreachable, "no"))).is_err());
+        assert!(done("alice/1", Ok(())).is_ok());
     }
 
     #[test]
