@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 const EVERY: Duration = Duration::from_secs(2);
 /// And while something runs or is expected back.
 const CLOSELY: Duration = Duration::from_millis(250);
+/// Shortest time between the end of one look and the start of the next, however much is wanted: looking costs the host.
+const LEAST: Duration = Duration::from_millis(50);
 /// Most GPUs whose other try waits; more means every one.
 const RETRIES: usize = 256;
 
@@ -84,11 +86,14 @@ impl Wishes {
     /// Waits until a look is due. None: nobody wants any.
     pub(super) fn next(&self) -> Option<Wish> {
         let mut wanted = self.lock();
+        // Who asks for the next look has ended the last one.
+        let ended = wanted.last.map(|_| Instant::now());
         loop {
             if wanted.leaving {
                 return None;
             }
-            let due_in = wanted.due_in();
+            let pause = ended.map_or(Duration::ZERO, |ended| LEAST.saturating_sub(ended.elapsed()));
+            let due_in = wanted.due_in().max(pause);
             if due_in.is_zero() {
                 break;
             }
@@ -149,6 +154,19 @@ mod tests {
             wishes.leave();
             assert_eq!(waits.join().unwrap(), None);
         });
+    }
+
+    #[test]
+    fn looks_that_are_wanted_at_once_leave_a_pause_after_the_last_one() {
+        let wishes = Wishes::new();
+        wishes.look();
+        wishes.next();
+        for _ in 0..3 {
+            wishes.look();
+            let ended = Instant::now();
+            assert!(wishes.next().is_some());
+            assert!((LEAST..EVERY).contains(&ended.elapsed()), "{:?}", ended.elapsed());
+        }
     }
 
     #[test]
