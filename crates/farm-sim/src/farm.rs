@@ -16,7 +16,7 @@ mod perform;
 mod serve;
 
 use crate::chance::Chance;
-use crate::lives::{Life, Outcome};
+use crate::lives::{Life, Outcome, Sample};
 use crate::mix::{Micros, Mix};
 use agent::Agent;
 use broker::Broker;
@@ -223,6 +223,9 @@ impl<'a> Farm<'a> {
         for agent in 0..self.agents.len() {
             self.send(agent, News::Facts(overview.clone()));
         }
+        let mut sample = Sample { at: self.now, ..Sample::default() };
+        self.agents.iter().for_each(|agent| agent.sample(&mut sample));
+        self.outcome.samples.push(sample);
         self.events.add(self.now + self.set.overview, Event::Overview);
     }
 
@@ -296,7 +299,7 @@ impl<'a> Farm<'a> {
             self.tell(agent, Input::PluginReady { plugin, spec });
         }
         for queue in 0..self.mix.queues.len() {
-            if self.broker.heads(queue).next().is_some() {
+            if self.broker.is_open(queue) {
                 self.tell(agent, Input::QueueOpen { queue: self.mix.queues[queue].queue.clone() });
             }
         }

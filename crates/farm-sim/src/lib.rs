@@ -2,7 +2,10 @@
 //! with. `docs/scheduling.md` holds the table that it prints.
 
 pub mod chance;
+pub mod compare;
 pub mod farm;
+pub mod figures;
 pub mod lives;
 pub mod machine;
 pub mod mix;
+pub mod oracle;

@@ -1,6 +1,6 @@
 //! What became of each job, however it was scheduled: the raw figures that everything published is computed from.
 
-use crate::mix::Micros;
+use crate::mix::{Micros, Mix};
 
 /// Not yet, or never.
 pub const NEVER: Micros = Micros::MAX;
@@ -57,6 +57,21 @@ pub struct Counts {
     pub savings: u64,
 }
 
+/// What the GPUs were held for at one moment, in whole GPUs by memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// When.
+    pub at: Micros,
+    /// By workers at work.
+    pub running: f64,
+    /// By workers that come up.
+    pub starting: f64,
+    /// By loaded workers without work.
+    pub idle: f64,
+    /// By workers that leave, until their memory is back.
+    pub leaving: f64,
+}
+
 /// How a mix went.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -68,6 +83,8 @@ pub struct Outcome {
     pub violations: Vec<String>,
     /// The last end of a run.
     pub makespan: Micros,
+    /// What the GPUs were held for, every two seconds.
+    pub samples: Vec<Sample>,
 }
 
 impl Outcome {
@@ -78,6 +95,15 @@ impl Outcome {
             life.weight * until.saturating_sub(life.started) as f64 / 1e6
         };
         self.lives.iter().map(held).sum()
+    }
+
+    /// GPU-seconds of runs until this time, each run's GPUs counted whole: what was done, wherever it ran.
+    pub fn done_until(&self, mix: &Mix, horizon: Micros) -> f64 {
+        let done = |(n, life): (usize, &Life)| {
+            let gpus = mix.shape_of(n).ask.gpus as f64;
+            gpus * life.ended.min(horizon).saturating_sub(life.started) as f64 / 1e6
+        };
+        self.lives.iter().enumerate().map(done).sum()
     }
 
     /// When so large a share of the jobs that ever start had started.

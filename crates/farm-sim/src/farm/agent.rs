@@ -1,5 +1,6 @@
 //! One host: its dispatcher, its processes, and what the world around a dispatcher remembers for it. Never decides.
 
+use crate::lives::Sample;
 use crate::machine::{HostSpec, Machine, Share};
 use crate::mix::Micros;
 use grange_dispatch::{Config, DeviceReading, Dispatcher, Grant, HostReading, WorkerId, WorkerUse};
@@ -90,6 +91,22 @@ impl Agent {
     /// Whether a loaded worker of a plugin is here.
     pub(super) fn is_loaded(&self, plugin: usize) -> bool {
         self.processes.values().any(|process| process.plugin == plugin && process.takes_runs())
+    }
+
+    /// Adds what this host's GPUs are held for.
+    pub(super) fn sample(&self, sum: &mut Sample) {
+        for process in self.processes.values() {
+            let place = if process.leaving || process.gone {
+                &mut sum.leaving
+            } else if process.ready.is_none() {
+                &mut sum.starting
+            } else if process.given.is_empty() {
+                &mut sum.idle
+            } else {
+                &mut sum.running
+            };
+            *place += self.machine.weight(&process.share);
+        }
     }
 
     /// What a look that begins now sees.

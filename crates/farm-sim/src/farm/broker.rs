@@ -92,6 +92,11 @@ impl Broker {
         self.lines[queue].open = true;
     }
 
+    /// Whether a queue has a consumer.
+    pub(super) fn is_open(&self, queue: usize) -> bool {
+        self.lines[queue].open
+    }
+
     /// A ticket can be given; one that was handed back goes first.
     pub(super) fn count(&mut self, queue: usize, job: usize, again: bool) -> Option<Given> {
         let line = &mut self.lines[queue];

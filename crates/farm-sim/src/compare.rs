@@ -1,0 +1,42 @@
+//! Runs a mix both ways and compares.
+
+use crate::farm::{Settings, simulate};
+use crate::figures::{Comparison, figures};
+use crate::mix::Mix;
+use crate::mix::catalog::{Load, Size, named};
+use crate::oracle::{Pace, schedule};
+use std::time::Instant;
+
+/// GPU-seconds are counted until the oracle has started this share of the jobs: until then enough waits for everybody.
+const HORIZON: f64 = 0.8;
+
+/// A mix, by the farm and by the oracle.
+pub fn compare(mix: &Mix, load: &str, settings: &Settings) -> Comparison {
+    let best = schedule(mix, Pace { stop: settings.stop, memory: settings.memory });
+    let began = Instant::now();
+    let outcome = simulate(mix, settings);
+    let took_s = began.elapsed().as_secs_f64();
+    let horizon = best.started_share(HORIZON);
+    let mut violations = outcome.violations.clone();
+    violations.extend(best.violations.iter().cloned());
+    Comparison {
+        name: mix.name.clone(),
+        load: load.to_owned(),
+        size: (mix.seed, mix.hosts.len(), mix.gpus(), mix.jobs.len()),
+        horizon_s: horizon as f64 / 1e6,
+        farm: figures(mix, &outcome, horizon),
+        oracle: figures(mix, &best, horizon),
+        counts: outcome.counts,
+        violations,
+        took_s,
+    }
+}
+
+/// How many jobs of a mix the oracle starts in a second when all of them wait.
+pub fn capacity(name: &str, size: Size, settings: &Settings) -> Option<f64> {
+    let mix = named(name, size, Load::Backlog)?;
+    let best = schedule(&mix, Pace { stop: settings.stop, memory: settings.memory });
+    let horizon = best.started_share(HORIZON);
+    let started = best.lives.iter().filter(|life| life.started < horizon).count();
+    Some(started as f64 / (horizon as f64 / 1e6).max(1e-6))
+}
