@@ -38,6 +38,8 @@ struct Knowledge {
     more_bells: u32,
     /// The bells are answered not before this time.
     due: Time,
+    /// Overheard bells are not looked into before this time.
+    look_from: Time,
     /// Looked at again at this time without another bell: the first look may have come before the ticket.
     again_at: Option<Time>,
     /// Tickets that came before their bells.
@@ -210,16 +212,19 @@ impl Queues {
         }
     }
 
-    /// A bell rang for others, or for all: there may be something where there is room, and a pull does not wait for it,
-    /// because it may be gone. Looked at once more at `again`, when the consumer surely counts it.
-    pub(crate) fn overhear(&mut self, queue: &Queue, job: &JobId, again: Time) {
+    /// A bell rang for others, or for all: from `from` on there may be something where there is room, and a pull does not
+    /// wait for it, because it may be gone. Looked at once more `again_ms` later, when the consumer surely counts it.
+    pub(crate) fn overhear(&mut self, queue: &Queue, job: &JobId, from: Time, again_ms: Time) {
         let known = self.entry(queue);
         if let Some(early) = known.early.iter().position(|early| early == job) {
             known.early.remove(early);
             return;
         }
-        known.empty_since = None;
-        known.again_at = Some(again);
+        // One bell after the other must not put the look off for ever.
+        if known.empty_since.take().is_some() {
+            known.look_from = from;
+        }
+        known.again_at = Some(from + again_ms);
     }
 
     /// The overview says that it holds tickets.
@@ -336,7 +341,7 @@ impl Queues {
             let (ripe, again) = (rung > 0 && known.due <= patience.now, known.again_at);
             let sweep = known.empty_since.is_none_or(old);
             // What the overview names has waited for long: those who are warm do not take it.
-            let from = if known.age.is_some() { 0 } else { patience.from };
+            let from = if known.age.is_some() { 0 } else { patience.from.max(known.look_from) };
             let once_more = again.is_some_and(|at| at.max(from) <= patience.now);
             if rung > 0 && !ripe {
                 later(known.due);

@@ -16,7 +16,7 @@ mod talk;
 #[path = "scripts/words.rs"]
 mod words;
 
-use grange_dispatch::{Ear, Input};
+use grange_dispatch::{Ear, Facts, Input, PluginSpec};
 use talk::{Talk, spec};
 
 #[test]
@@ -133,6 +133,18 @@ fn a_bell_that_rang_for_others_is_looked_into_without_waiting() {
     t.now += 20;
     t.says(Input::Tick, &["pull default/high 1"]);
     t.says(Talk::pull_ended("default/high"), &[]);
+}
+
+#[test]
+fn a_bell_that_rang_for_all_is_left_to_those_who_are_warm_first() {
+    let mut t = Talk::swept(PluginSpec { start_ms: Some(1_000), ..spec(1, 1) });
+    let warm_elsewhere = [words::plugin("ocr")].into();
+    t.hears(Input::Facts(Box::new(Facts { warm_elsewhere, ..Facts::default() })));
+    t.says(Talk::bell_heard("default/normal", "x1", Ear::All, 1), &[]);
+    t.now += 5;
+    t.says(Talk::bell_heard("default/normal", "x2", Ear::All, 1), &[]); // puts nothing off
+    t.now += 5;
+    t.says(Input::Tick, &["pull default/normal 1"]);
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl Dispatcher {
             out.push(Action::PassOn { queue: queue.clone(), job: job.clone(), hops: 1 });
         }
         if ear == Ear::All {
-            self.queues.overhear(&queue, &job, now + OVERHEARD_MS);
+            self.queues.overhear(&queue, &job, now + wait, OVERHEARD_MS);
         } else {
             self.queues.ring(&queue, job, now + wait, wait);
         }
