@@ -3,13 +3,15 @@
 
 use super::watch::{Life, lines};
 use anyhow::{Context as _, Result};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use grange_broker_client::connect::{Broker, Options};
 use grange_broker_client::ledger::Ledger;
-use grange_broker_client::topology::{TopologyOptions, ensure};
+use grange_broker_client::topology::{TopologyOptions, ensure, ensure_queue};
 use grange_local_farm::cluster::{ClusterOptions, MEMBERS, NatsCluster};
 use grange_local_farm::nats::NatsServer;
 use grange_local_farm::options::NatsOptions;
 use grange_local_farm::tools;
+use grange_protocol::subject::Queue;
 use grange_tests::{Agent, AgentPlan, Client, binary, repository};
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -19,6 +21,8 @@ use tempfile::TempDir;
 
 /// A benchmark is patient: many processes come up at once on few cores.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Consumers that are made at one time.
+const AT_ONCE: usize = 4;
 const PLUGIN: &str = "grange-bench-plugin";
 /// Names a folder that what is behind the figures is kept in.
 const LOGS: &str = "GRANGE_BENCH_LOGS";
@@ -129,6 +133,14 @@ impl Ground {
     /// Another connection.
     pub(crate) async fn connection(&self) -> Result<Broker> {
         connect(&self.url).await
+    }
+
+    /// Makes these queues' consumers. An agent finds those that are there when it comes up.
+    pub(crate) async fn make_queues(&self, queues: &[Queue]) -> Result<()> {
+        let broker = self.broker();
+        let made = stream::iter(queues).map(|queue| ensure_queue(broker, queue)).buffer_unordered(AT_ONCE);
+        made.try_collect::<Vec<()>>().await?;
+        Ok(())
     }
 
     /// Starts an agent; `config` is more of its configuration, TOML. See [`Self::ready`].

@@ -4,9 +4,7 @@
 use super::ground::{Ground, Servers};
 use crate::figures::{Samples, mib, round};
 use anyhow::Result;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
 use grange_broker_client::submit::{Submission, submit};
-use grange_broker_client::topology::ensure_queue;
 use grange_protocol::name::Owner;
 use grange_protocol::subject::{Lane, Queue};
 use grange_protocol::ticket::{Priority, Ticket};
@@ -17,8 +15,6 @@ use std::time::Instant;
 const STEPS: [usize; 3] = [10, 100, 1_000];
 const SUBMITS: usize = 2_000;
 const OWNERS: usize = 5;
-/// Consumers that are made at one time.
-const AT_ONCE: usize = 4;
 
 /// Every step, each on a server of its own.
 pub(crate) async fn measure() -> Result<Value> {
@@ -33,10 +29,8 @@ async fn step(lanes: usize) -> Result<Value> {
     let ground = Ground::open(Servers::One).await?;
     let queues = (0..lanes).map(queue).collect::<Result<Vec<Queue>>>()?;
     let before = ground.server_rss_bytes()?;
-    let broker = ground.broker();
     let begun = Instant::now();
-    let made = stream::iter(&queues).map(|queue| ensure_queue(broker, queue)).buffer_unordered(AT_ONCE);
-    made.try_collect::<Vec<()>>().await?;
+    ground.make_queues(&queues).await?;
     let made_ms = begun.elapsed().as_secs_f64() * 1000.0;
     let idle = ground.server_rss_bytes()?;
     let mut samples = Samples::default();
@@ -44,7 +38,7 @@ async fn step(lanes: usize) -> Result<Value> {
         let Queue { lane, owner } = queues[n % lanes].clone();
         let submission = Submission { owner, job: None, lane, ticket: Ticket::default(), max_wait: None };
         let begun = Instant::now();
-        submit(broker, ground.ledger(), submission).await?;
+        submit(ground.broker(), ground.ledger(), submission).await?;
         samples.push(begun.elapsed());
     }
     let loaded = ground.server_rss_bytes()?;

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinSet;
 
+/// All tickets' bells. Not all of `grange.bell`: agents ask there whether their own ears have been closed.
+const BELLS: &str = "grange.bell.*.*.*.*.*";
 /// How often the table is looked at.
 const EVERY: Duration = Duration::from_millis(10);
 
@@ -87,7 +89,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// Begins to listen, on a connection of its own.
     pub(crate) async fn open(broker: Broker) -> Result<Self> {
-        let bells = broker.client().subscribe("grange.bell.>").await?;
+        let bells = broker.client().subscribe(BELLS).await?;
         let records = broker.client().subscribe("grange.on.state.>").await?;
         // The answer comes after both subscriptions were taken.
         broker.request("$JS.API.INFO".to_owned(), Bytes::new()).await?;
@@ -120,6 +122,11 @@ impl Watch {
             done_us: 0,
         };
         lock(&self.lives).insert(key, life);
+    }
+
+    /// How many of the expected jobs have been claimed.
+    pub(crate) fn claimed(&self) -> usize {
+        lock(&self.lives).values().filter(|life| life.claimed_us > 0).count()
     }
 
     /// Waits until every expected job has ended, at most so long, and gives what was seen of all; it starts anew then.
