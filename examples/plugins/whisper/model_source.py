@@ -16,8 +16,8 @@ CONNECT_S = 8  # how long to wait until the hub answers at all
 MODEL_VARIABLE = "GRANGE_WHISPER_MODEL"
 NEEDED_FILES = ("model.bin", "config.json")
 ADVICE = (
-    f"set the environment variable {MODEL_VARIABLE} or the configuration key `model` to a folder that holds a model "
-    "for CTranslate2 (model.bin, config.json, tokenizer.json)"
+    f"set the environment variable {MODEL_VARIABLE} (in the manifest's `env_vars`) or the configuration key `model` to "
+    "a folder that holds a model for CTranslate2 (model.bin, config.json, tokenizer.json)"
 )
 
 # huggingface_hub reads these when it is imported, which happens only below.

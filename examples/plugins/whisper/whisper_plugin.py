@@ -1,7 +1,8 @@
 """Writes down speech with Whisper, by faster-whisper: each segment leaves as soon as it is understood.
 
-The model is a folder (environment variable `GRANGE_WHISPER_MODEL`, or the configuration key `model`), or a name such
-as `base` that is downloaded once from the hub. How one is found is in `model_source.py`.
+The model is a folder (environment variable `GRANGE_WHISPER_MODEL`, given in the manifest's `env_vars`, or the
+configuration key `model`), or a name such as `base` that is downloaded once from the hub. How one is found is in
+`model_source.py`. It runs on the first GPU that the worker was given, else on the processor.
 """
 
 from __future__ import annotations
