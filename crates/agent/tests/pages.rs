@@ -1,4 +1,5 @@
 //! What the pages say of the agent's configuration and of manifests, compared with the code.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
 
 use grange_agent::config::{Config, Flags};
 use grange_protocol::manifest::{EnvironmentSpec, Manifest, PluginLimits};
