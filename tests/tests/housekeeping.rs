@@ -8,6 +8,7 @@ use grange_protocol::facts::{
     RunningByAgent,
 };
 use grange_protocol::lifecycle::request_cancel;
+use grange_protocol::limit::LEASE_S;
 use grange_protocol::record::State;
 use grange_protocol::subject::{JobKey, LANES_BUCKET, parse_ticket};
 use grange_tests::{Agent, Client, Farm, began, eventually, lines, plugin};
@@ -103,7 +104,7 @@ async fn the_overview_counts_what_waits_runs_and_is_loaded() {
     let age = Duration::from_millis(of(&told, gate).unwrap().oldest_ms);
     assert!(age <= begun.elapsed(), "{age:?}");
     assert_eq!(told.running, [("alice".parse().unwrap(), 1)].into());
-    assert_eq!(told.warm, [("gate".parse().unwrap(), 1)].into());
+    assert_eq!(told.warm, [].into(), "its only worker is full");
     assert_eq!(told.agents.iter().map(|agent| agent.as_str()).collect::<Vec<_>>(), ["h1", "h2"]);
     let later =
         overview(&client, "a later moment", |overview| overview.at_ms >= told.at_ms + 2 * OVERVIEW_MS).await;
@@ -115,7 +116,11 @@ async fn the_overview_counts_what_waits_runs_and_is_loaded() {
     client.end(&first).await;
     let empty = overview(&client, "nothing of alice", |overview| of(overview, gate).is_none()).await;
     assert!(of(&empty, nobodys).is_some());
-    overview(&client, "nothing that runs", |overview| overview.running.is_empty()).await;
+    let idle = overview(&client, "nothing that runs and a worker with room", |overview| {
+        overview.running.is_empty() && !overview.warm.is_empty()
+    })
+    .await;
+    assert_eq!(idle.warm, [("gate".parse().unwrap(), 1)].into());
 }
 
 #[tokio::test]
@@ -245,8 +250,15 @@ async fn an_owner_never_runs_more_than_it_may_and_holds_nobody_up() {
         _ => Ok(()),
     })
     .await;
-    let other = bob.submit("witness", &job("b".to_owned())).await;
-    bob.reaches(&other, State::Succeeded).await;
+    let mut other = bob.submission("witness", &job("b".to_owned()));
+    other.ticket.limits.lease_s = Some(600);
+    let other = bob.send(other).await;
+    let record = bob.reaches(&other, State::Succeeded).await;
+    assert_eq!(
+        record.lease_s(),
+        LEASE_S,
+        "a gone agent's attempts count for its own lease, and must end by then"
+    );
     let (_, ended) = most_at_once(&log, 'a');
     assert!(ended < 12, "bob waited for all of alice:\n{:?}", lines(&log));
     for key in &keys {

@@ -3,8 +3,8 @@
 //!
 //! A count is lowered a moment after its attempts have ended, many at a time; until then the next attempt of the owner
 //! takes the place without asking. What an agent counted that is gone is dropped by whoever writes next, when every
-//! overview for a lease has been without it: not before then is it sure that it runs nothing any more. Never used where
-//! no limit is configured.
+//! overview for a lease has been without it: not before then is it sure that it runs nothing any more. For that no attempt
+//! has a longer lease than its agent where a limit is configured (`claims`). Never used where none is.
 
 use crate::overview::Latest;
 use grange_broker_client::bucket::{Bucket, Entry};
