@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use grange_broker_client::follow::Since;
+use grange_broker_client::priority::{Reprioritised, reprioritise};
 use grange_protocol::record::{Record, State};
 use grange_protocol::status::AgentState;
 use grange_protocol::subject::JobKey;
-use grange_tests::processes::{all_gone, left};
+use grange_protocol::ticket::Priority;
+use grange_tests::processes::{all_gone, left, signal};
 use grange_tests::{Agent, Client, Farm, Returned, began, eventually, lines, plugin};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -114,6 +116,33 @@ async fn a_second_signal_hands_back_what_runs() {
         let record = second_attempt_won(&client, key).await;
         assert_eq!(record.attempt.as_ref().unwrap().agent.as_str(), "h2");
     }
+}
+
+#[tokio::test]
+async fn a_job_that_crashed_keeps_its_record_when_it_is_moved() {
+    let farm = Farm::start().await;
+    let mut agent = farm.agent("h1", &plugins()).await;
+    let (client, gate, log) = (farm.client("alice").await, farm.path("gate"), farm.path("log"));
+    let worker = client.run("gate", &json!({})).await.value()["pid"].as_u64().unwrap();
+    let key = client.submit("gate", &json!({"until": gate, "log": log, "label": "crashes"})).await;
+    began(&log, "crashes").await;
+    // An agent that drains takes nothing again, so that the job stays where it is.
+    agent.signal(Signal::TERM);
+    draining(&client).await;
+    signal(u32::try_from(worker).unwrap(), Signal::KILL);
+    let before = client.reaches(&key, State::Retrying).await;
+    assert!(agent.wait(SOON).await.success());
+    assert_eq!(before.tries.worker_crashes, 1);
+    let moved = reprioritise(&client.broker, &client.ledger, &key, Priority::High).await.unwrap();
+    assert_eq!(moved, Reprioritised::Moved { from: Priority::Normal });
+    std::fs::write(&gate, "").unwrap();
+    let _next = farm.agent("h2", &plugins()).await;
+    let record = second_attempt_won(&client, &key).await;
+    assert_eq!(record.value()["attempt"], 2);
+    assert_eq!((record.tries.worker_crashes, record.lane().priority), (1, Priority::High));
+    assert_eq!(record.submitted_ms, before.submitted_ms);
+    assert!(states(&record).starts_with(&[State::Running, State::Retrying]), "{record:?}");
+    assert_eq!(states(&record)[states(&record).len() - 2..], [State::Running, State::Succeeded]);
 }
 
 #[tokio::test]

@@ -63,11 +63,18 @@ impl Claims {
     fn first(&self, delivery: &Delivery, before: Option<&Record>, ahead: bool) -> Option<Record> {
         let claim = Claim {
             holder: self.me.clone(),
-            lease_s: delivery.ticket.limits.lease_s.unwrap_or(self.lease_s),
+            lease_s: self.lease_of(delivery.ticket.limits.lease_s),
             ahead,
             at_ms: unix_ms(),
         };
         lifecycle::claim(before, &delivery.queue.lane, delivery.submitted_ms, &claim).ok()
+    }
+
+    /// The lease of an attempt, seconds. Where an owner's number is limited it is never longer than the agent's own: others
+    /// count a gone agent's attempts for that long and no longer.
+    fn lease_of(&self, asked_s: Option<u32>) -> u32 {
+        let asked_s = asked_s.unwrap_or(self.lease_s);
+        if self.permits.is_some() { asked_s.min(self.lease_s) } else { asked_s }
     }
 
     /// Sends the plain claim of a new job in the caller's order; the future says how it ended. Where an owner's number is
@@ -109,9 +116,10 @@ impl Claims {
         }
     }
 
-    /// Sends the claim; the future waits for its answer.
+    /// Sends the claim; the future waits for its answer. A ticket that builds on a record is not plainly new: that record
+    /// is read first, because a claim goes on from what it says.
     async fn send(self, delivery: Delivery, ahead: bool) -> impl Future<Output = ClaimEnd> + Send + use<> {
-        let record = self.first(&delivery, None, ahead);
+        let record = if delivery.base == 0 { self.first(&delivery, None, ahead) } else { None };
         let sent = match &record {
             Some(record) => Some(self.ledger.write_later(&delivery.key, delivery.base, record, None).await),
             None => None,
@@ -120,7 +128,7 @@ impl Claims {
             let stored = match sent {
                 Some(Ok(answer)) => answer.await,
                 Some(Err(error)) => Err(error),
-                None => Err(Error::new(ErrorKind::Conflict, "nothing to claim")),
+                None => Err(Error::new(ErrorKind::Conflict, "it has a record already")),
             };
             match (stored, record) {
                 (Ok(sequence), Some(record)) => ClaimEnd::Won(Box::new(record), sequence, None),
