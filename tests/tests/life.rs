@@ -232,6 +232,7 @@ async fn a_job_that_starts_in_time_does_not_expire() {
     submission.max_wait = Some(Duration::from_secs(1));
     let key = client.send(submission).await;
     let running = client.reaches(&key, State::Running).await;
+    assert_eq!(states(&running), [State::Queued, State::Running], "the claim goes on from its record");
     // A second job outlasts the first one's wait: the broker has its chance to let the record run out.
     let mut other = client.submission("given", &json!({}));
     other.max_wait = Some(Duration::from_secs(2));
