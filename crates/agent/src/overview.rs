@@ -8,7 +8,7 @@ use crate::clock::boot_ms;
 use grange_dispatch::Facts;
 use grange_protocol::facts::{OVERVIEW_STALE_MS, Overview};
 use grange_protocol::name::{AgentName, Owner, PluginName};
-use grange_protocol::status::{AgentState, AgentStatus, WorkerState, WorkerStatus};
+use grange_protocol::status::{AgentState, AgentStatus, WorkerState};
 use grange_protocol::subject::Queue;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,17 +19,14 @@ const BEATS_KEPT: usize = 128;
 /// Agents that are remembered as gone, at most.
 const GONE_KEPT: usize = 10_000;
 
-/// Plugins of which an agent has a worker that is loaded and has room for a run at once. One that is full is no reason
-/// for others to wait.
+/// Plugins of which an agent has a worker that is loaded and takes jobs. A busy one counts: it may be free again long before
+/// the next overview, and what others wait for its sake is a small part of a start.
 pub fn loaded(status: &AgentStatus) -> BTreeSet<PluginName> {
     if status.state == AgentState::Draining {
         return BTreeSet::new();
     }
-    let has_room = |worker: &&WorkerStatus| {
-        worker.state == WorkerState::Idle
-            || (worker.state == WorkerState::Busy && worker.running < worker.slots)
-    };
-    status.workers.iter().filter(has_room).map(|worker| worker.plugin.clone()).collect()
+    let up = status.workers.iter().filter(|w| matches!(w.state, WorkerState::Idle | WorkerState::Busy));
+    up.map(|worker| worker.plugin.clone()).collect()
 }
 
 /// Attempts that an agent holds, by owner.
@@ -156,7 +153,7 @@ pub fn facts(overview: &Overview, own: &Share, age_ms: u64) -> Facts {
 mod tests {
     use super::*;
     use grange_protocol::facts::QueueFact;
-    use grange_protocol::status::HeldAttempt;
+    use grange_protocol::status::{HeldAttempt, WorkerStatus};
 
     fn name(text: &str) -> AgentName {
         text.parse().unwrap()
@@ -204,18 +201,6 @@ mod tests {
         assert_eq!(loaded(&status()), [PluginName::new("ocr").unwrap()].into());
         let leaves = AgentStatus { state: AgentState::Draining, ..status() };
         assert_eq!(loaded(&leaves), BTreeSet::new());
-    }
-
-    #[test]
-    fn a_loaded_worker_is_warm_for_others_only_while_it_has_room() {
-        let with = |state, running, slots| {
-            let worker = WorkerStatus { running, slots, ..worker("ocr", state) };
-            loaded(&AgentStatus { workers: vec![worker], ..status() }).len()
-        };
-        assert_eq!(with(WorkerState::Busy, 1, 1), 0, "its only slot is taken");
-        assert_eq!((with(WorkerState::Busy, 3, 4), with(WorkerState::Busy, 4, 4)), (1, 0));
-        assert_eq!((with(WorkerState::Idle, 0, 1), with(WorkerState::Idle, 0, 0)), (1, 1));
-        assert_eq!((with(WorkerState::Busy, 1, 0), with(WorkerState::Starting, 0, 4)), (0, 0));
     }
 
     #[test]

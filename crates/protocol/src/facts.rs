@@ -37,7 +37,7 @@ pub struct Overview {
     pub at_ms: u64,
     /// Queues that are not empty.
     pub queues: Vec<QueueFact>,
-    /// How many agents have a worker of a plugin that is loaded and has room for a run.
+    /// How many agents have a worker of a plugin that is loaded.
     pub warm: BTreeMap<PluginName, u32>,
     /// Attempts that each owner has running.
     pub running: BTreeMap<Owner, u32>,
