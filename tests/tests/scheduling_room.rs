@@ -1,4 +1,5 @@
 //! Room on one host with fake GPUs: who gets it, who leaves for whom, and what waits until there is some.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use grange_broker_client::topology::queues;
 use grange_protocol::name::{Class, Owner};

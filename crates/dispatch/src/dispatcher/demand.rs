@@ -23,6 +23,9 @@ pub(super) struct Full {
 /// Most shapes of a plugin whose jobs are counted together; with more, nothing is asked for until some have their places.
 const SHAPES_MAX: usize = 10;
 
+/// The set of shapes, a bit for each, that something serves.
+type Serving<'s> = dyn Fn(&dyn Fn(&Shape) -> bool) -> usize + 's;
+
 impl Dispatcher {
     /// Seats that are free for one more job of this shape.
     pub(super) fn free_seats(&self, name: &PluginName, shape: usize) -> u32 {
@@ -63,12 +66,7 @@ impl Dispatcher {
 
     /// Seats of workers, of planned ones, and, where nothing of the host is needed, of as many more as may be; with the
     /// set of shapes that they serve.
-    fn offers(
-        &self,
-        name: &PluginName,
-        plugin: &Plugin,
-        serving: &dyn Fn(&dyn Fn(&Shape) -> bool) -> usize,
-    ) -> Vec<(usize, i64)> {
+    fn offers(&self, name: &PluginName, plugin: &Plugin, serving: &Serving<'_>) -> Vec<(usize, i64)> {
         let ahead = plugin.ahead(&self.config);
         let workers = self.workers.live(name).filter(|(_, worker)| worker.gives_way_to.is_none());
         let mut offers: Vec<(usize, i64)> = workers
