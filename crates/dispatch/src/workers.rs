@@ -45,7 +45,7 @@ pub(crate) struct Worker {
     pub(crate) used: Used,
     /// Since when it has had nothing to do.
     pub(crate) idle_since: Time,
-    /// It leaves when that is needed for this one.
+    /// It leaves when that is needed for this one, or because it was.
     pub(crate) gives_way_to: Option<Claimant>,
     pub(crate) fault: Option<Fault>,
     /// Its overrun was said.

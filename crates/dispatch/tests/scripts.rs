@@ -4,6 +4,9 @@
 #[path = "scripts/found.rs"]
 mod found;
 #[cfg(test)]
+#[path = "scripts/giving_way.rs"]
+mod giving_way;
+#[cfg(test)]
 #[path = "scripts/standing.rs"]
 mod standing;
 #[cfg(test)]

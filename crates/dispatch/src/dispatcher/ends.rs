@@ -57,7 +57,6 @@ impl Dispatcher {
         }
         worker.given.clear();
         worker.stage = Stage::Returning(now);
-        worker.gives_way_to = None;
         worker.used = Default::default();
         (worker.holding.ram_mb, worker.holding.cpus) = (0, 0);
         out.push(Action::Look);

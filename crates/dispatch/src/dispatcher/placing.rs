@@ -125,7 +125,6 @@ impl Dispatcher {
         for (id, worker) in self.workers.iter_mut() {
             if claimant.is_some() && worker.gives_way_to == claimant && worker.stage == Stage::Ready {
                 worker.stage = Stage::Ending;
-                worker.gives_way_to = None;
                 out.push(Action::StopWorker { worker: id });
             }
         }

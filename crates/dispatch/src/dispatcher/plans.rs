@@ -138,12 +138,15 @@ impl Dispatcher {
     }
 
     /// All that is given away or promised, without `without`. Whether those leave who give way to a plan is open until
-    /// its job comes, so of them and of all plans the larger part counts. What is saved up for a queue counts for all
-    /// others of its level or below; for None it does not.
+    /// its job comes, and when they are gone where it has come, so of them, and of all plans and those who wait for their
+    /// room, the larger part counts. What is saved up for a queue counts for all others of its level or below; for None it
+    /// does not.
     pub(super) fn given(&self, without: &[WorkerId], level: Option<u8>) -> Given {
         let (mut stay, mut leave) = (self.host.nothing_given(), self.host.nothing_given());
         for (_, worker) in self.workers.iter().filter(|(id, _)| !without.contains(id)) {
-            stay.add(&worker.holding, &worker.used);
+            if worker.stage != Stage::Waiting {
+                stay.add(&worker.holding, &worker.used);
+            }
             if worker.gives_way_to.is_none() {
                 leave.add(&worker.holding, &worker.used);
             }
