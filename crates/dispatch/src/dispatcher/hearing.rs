@@ -34,7 +34,8 @@ impl Dispatcher {
             return None;
         }
         let free = |w: &crate::workers::Worker| (w.given.len() as u64) < u64::from(w.concurrency);
-        let ready = |w: &crate::workers::Worker| w.stage == Stage::Ready && w.gives_way_to.is_none();
+        // Whether one that gives way to a plan leaves is open for a moment: to hear otherwise meanwhile takes longer.
+        let ready = |w: &crate::workers::Worker| w.stage == Stage::Ready;
         let brief = plugin.is_brief();
         if self.workers.live(name).any(|(_, worker)| ready(worker) && (brief || free(worker))) {
             return Some(Ear::Warm);
