@@ -92,7 +92,7 @@ impl Dispatcher {
         if now < plugin.rest_until {
             return;
         }
-        if !heavy && self.workers.count(name) < plugin.spec.max_workers {
+        if !heavy && self.unplanned(name, plugin) > 0 {
             self.start_worker(name, wanted.clone(), None, out);
             coming.push(Coming { asked: wanted, runs: concurrency - 1 });
             return;

@@ -40,6 +40,7 @@ impl Dispatcher {
         let Some((asked, holding, victims)) = self.find_room(name, need.as_ref(), &own, most, level) else {
             return false;
         };
+        let before = self.seats_left(name, None);
         self.last_claimant += 1;
         let claimant = Claimant(self.last_claimant);
         for victim in victims {
@@ -48,7 +49,13 @@ impl Dispatcher {
             }
         }
         self.plans.push(Plan { claimant, plugin: name.clone(), asked, holding });
-        true
+        // The last place among the plugin's workers may be promised to a job that needs no plan.
+        let takes_a_place = self.seats_left(name, None) < before.min(0);
+        if takes_a_place {
+            self.plans.pop();
+            self.keep_those_who_gave_way(claimant);
+        }
+        !takes_a_place
     }
 
     /// Where a worker would fit, and who would have to leave for it.
