@@ -275,6 +275,8 @@ impl Dispatcher {
                 if std::mem::take(&mut known.gone) {
                     self.queues.renew(&plugin);
                 }
+                // It may have fewer workers than were planned for it.
+                self.drop_unsound_plans();
             }
             None => {
                 self.plugins.insert(plugin.clone(), Plugin::new(spec));
