@@ -91,7 +91,8 @@ pub(crate) fn serves(asked: Option<&ResourceRequest>, wanted: Option<&ResourceRe
     };
     asked.gpus == wanted.gpus
         && (vram || asked.gpus == 0)
-        && wanted.exclusive <= asked.exclusive
+        // What is not known has a GPU to itself.
+        && wanted.exclusive <= (asked.exclusive || (asked.gpus > 0 && asked.vram_mb == 0))
         && wanted.ram_mb <= asked.ram_mb
         && wanted.cpus <= asked.cpus
         && wanted.on.iter().all(|(key, value)| asked.on.get(key) == Some(value))
