@@ -145,20 +145,23 @@ impl Workers {
         u32::try_from(self.table.values().filter(processes).count()).unwrap_or(u32::MAX)
     }
 
-    /// The ready worker of a plugin that serves this, with the fewest runs: one where it would begin at once, else one
-    /// that has fewer than `ahead` behind each slot.
+    /// The ready workers of a plugin that serve this, those with the fewest runs first: where it would begin at once,
+    /// then those that have fewer than `ahead` behind each slot.
     pub(crate) fn least_loaded(
         &self,
         plugin: &PluginName,
         wanted: Option<&ResourceRequest>,
         ahead: u32,
-    ) -> Option<WorkerId> {
+    ) -> Vec<WorkerId> {
         let behind = |w: &Worker| w.given.len() as u64 >= u64::from(w.concurrency);
-        self.live(plugin)
+        let mut free: Vec<(bool, usize, WorkerId)> = self
+            .live(plugin)
             .filter(|(_, w)| w.stage == Stage::Ready && w.gives_way_to.is_none())
             .filter(|(_, w)| (w.given.len() as u64) < w.slots(ahead) && w.covers(wanted))
-            .min_by_key(|(id, w)| (behind(w), w.given.len(), *id))
-            .map(|(id, _)| id)
+            .map(|(id, w)| (behind(w), w.given.len(), id))
+            .collect();
+        free.sort_unstable();
+        free.into_iter().map(|(.., id)| id).collect()
     }
 
     /// Takes an ended run off its worker. Returns the job behind it that begins now.

@@ -42,20 +42,20 @@ impl Dispatcher {
 
     /// Gives waiting jobs to ready workers, the oldest first.
     fn give(&mut self, name: &PluginName, now: Time, out: &mut Vec<Action>) {
-        let Some(plugin) = self.plugins.get_mut(name) else { return };
-        let ahead = plugin.ahead(&self.config);
         let mut place = 0;
-        while let Some(key) = plugin.waiting.get(place) {
-            let Some(job) = self.jobs.get_mut(key) else { break };
-            let wanted = plugin.shapes[job.shape].wanted();
-            let Some(id) = self.workers.least_loaded(name, wanted, ahead) else {
+        while let Some(key) = self.plugins.get(name).and_then(|plugin| plugin.waiting.get(place)).cloned() {
+            let Some(id) = self.best_worker(name, &key) else {
+                let Some(plugin) = self.plugins.get(name) else { return };
                 if plugin.shapes.len() <= 2 && !plugin.shapes[0].is_heavy() {
-                    break;
+                    return;
                 }
                 place += 1;
                 continue;
             };
-            let Some(key) = plugin.waiting.remove(place) else { break };
+            let (Some(plugin), Some(job)) = (self.plugins.get_mut(name), self.jobs.get_mut(&key)) else {
+                return;
+            };
+            plugin.waiting.remove(place);
             plugin.unplaced[job.shape] -= 1;
             job.phase = Phase::Given(id);
             if let Some(worker) = self.workers.get_mut(id) {
@@ -65,6 +65,41 @@ impl Dispatcher {
                 }
             }
             out.push(Action::Run { worker: id, job: key });
+        }
+    }
+
+    /// The least loaded of the ready workers that could take a job, and may: a seat that another shape's jobs need is left
+    /// to them where this one has another.
+    fn best_worker(&mut self, name: &PluginName, key: &JobKey) -> Option<WorkerId> {
+        let plugin = self.plugins.get(name)?;
+        let shape = self.jobs.get(key)?.shape;
+        let free = self.workers.least_loaded(name, plugin.shapes[shape].wanted(), plugin.ahead(&self.config));
+        let others = plugin.unplaced.iter().enumerate().any(|(other, count)| other != shape && *count > 0)
+            || self.queues.asked(name).any(|(other, _)| other != shape);
+        if !others {
+            return free.first().copied();
+        }
+        let before = self.seats_left(name, None).min(0);
+        free.into_iter().find(|id| {
+            // As if it were given to this one.
+            self.unplace_for(name, shape, *id, Some(key));
+            let leaves_enough = self.seats_left(name, None) >= before;
+            self.unplace_for(name, shape, *id, None);
+            leaves_enough
+        })
+    }
+
+    /// Counts a job as given to a worker, or not.
+    fn unplace_for(&mut self, name: &PluginName, shape: usize, id: WorkerId, given: Option<&JobKey>) {
+        let (Some(plugin), Some(worker)) = (self.plugins.get_mut(name), self.workers.get_mut(id)) else {
+            return;
+        };
+        if let Some(key) = given {
+            plugin.unplaced[shape] -= 1;
+            worker.given.push(key.clone());
+        } else {
+            plugin.unplaced[shape] += 1;
+            worker.given.pop();
         }
     }
 
