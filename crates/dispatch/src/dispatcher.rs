@@ -178,8 +178,12 @@ impl Dispatcher {
         self.jobs.len()
     }
 
-    /// A plugin whose room depends on others' is looked at together with them.
+    /// A plugin whose room depends on others' is looked at together with them. Where owners may have only so many running,
+    /// all do.
     fn beside(&self, name: PluginName) -> Vec<PluginName> {
+        if self.config.owner_running_max.is_some() {
+            return self.plugins.keys().cloned().collect();
+        }
         let heavy = |name: &PluginName| self.plugins.get(name).is_some_and(Plugin::is_heavy);
         if !heavy(&name) {
             return vec![name];
