@@ -59,6 +59,8 @@ impl Dispatcher {
         worker.stage = Stage::Returning(now);
         worker.used = Default::default();
         (worker.holding.ram_mb, worker.holding.cpus) = (0, 0);
+        // It may have been about to leave for another: its room is not free yet.
+        self.drop_unsound_plans();
         out.push(Action::Look);
     }
 
