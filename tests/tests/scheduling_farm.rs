@@ -31,6 +31,7 @@ fn host(farm: &Farm, name: &str, cards: Vec<Gpu>) -> GpuHost {
         .with("small", &asks(2_000))
         .with("medium", &asks(7_000))
         .with("large", &asks(20_000))
+        .with("slow", &json!({"resources": {"vram_mb": 2_000}, "config": {"mb": 2_000, "load_ms": 3_000}}))
         .with("pair", &json!({"resources": {"gpus": 2, "vram_mb": 9_000}, "config": {"mb": 9_000}}))
 }
 
@@ -95,9 +96,22 @@ async fn jobs_go_to_the_host_that_is_warm_while_it_is_free() {
     let farm = Farm::start().await;
     let client = farm.client("alice").await;
     let (_hosts, _agents) = farm_of_five(&farm).await;
-    let first = client.run("small", &json!({})).await;
+    let first = client.run("slow", &json!({})).await;
     let warm = host_of(&first);
-    // An overview says so, and two more follow: by then every agent has read one.
+    // How long it starts is known everywhere: others leave a job to the warm one for a small part of that.
+    eventually("every host knows how long it starts", SOON, async || {
+        for host in ["h1", "h2", "h3", "h4", "h5"] {
+            let status = client.agent(host).await.ok_or("no heartbeat")?;
+            let plugin = status.plugins.iter().find(|plugin| plugin.name.as_str() == "slow");
+            let start_ms = plugin.and_then(|plugin| plugin.start_ms);
+            if start_ms.is_none_or(|ms| ms < 3_000) {
+                return Err(format!("{host}: {start_ms:?}"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    // And who is warm: an overview says so, and two more follow; by then every agent has read one.
     let lanes = Bucket::new(&client.broker, LANES_BUCKET);
     let mut told_at = None;
     eventually("the farm knows who is warm", SOON, async || {
@@ -112,7 +126,7 @@ async fn jobs_go_to_the_host_that_is_warm_while_it_is_free() {
     })
     .await;
     for n in 0..30 {
-        let record = client.run("small", &json!({})).await;
+        let record = client.run("slow", &json!({})).await;
         assert_eq!(host_of(&record), warm, "job {n}");
         assert_eq!(record.value()["pid"], first.value()["pid"]);
     }

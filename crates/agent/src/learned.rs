@@ -61,15 +61,22 @@ impl Table {
         self.highest(plugin, configuration, models, |learned| learned.peak_vram_mb)
     }
 
-    /// How long a worker takes until it is ready, milliseconds: the longest among these models. A host without a GPU has
-    /// the one model ``.
+    /// How long a worker takes until it is ready, milliseconds: the longest among these models, or, where none was seen,
+    /// among those of other hosts. A host without a GPU has the one model ``.
     pub fn start_ms<'a>(
         &self,
         plugin: &PluginName,
         configuration: &str,
         models: impl IntoIterator<Item = &'a str>,
     ) -> Option<u64> {
-        self.highest(plugin, configuration, models, |learned| learned.start_ms)
+        let here = self.highest(plugin, configuration, models, |learned| learned.start_ms);
+        here.or_else(|| {
+            let any = Learned::key(plugin, configuration, "");
+            let any = any.strip_suffix("none").unwrap_or(&any);
+            let inner = self.inner();
+            let elsewhere = inner.entries.iter().filter(|(key, _)| key.starts_with(any));
+            elsewhere.map(|(_, entry)| entry.known.start_ms).max().filter(|ms| *ms > 0)
+        })
     }
 
     /// Grows when an answer of this table may have changed.
