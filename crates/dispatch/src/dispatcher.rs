@@ -159,8 +159,12 @@ impl Dispatcher {
         }
         self.trim_plans(&touched);
         self.pull(&touched, freed, now, &mut out);
+        // Whether there is room, the answers will say: until then bells are heard as before.
+        let asking = touched.iter().any(|name| self.queues.is_busy(name));
         for name in &touched {
-            self.hear(name, now, &mut out);
+            if !asking || !self.hears(name) {
+                self.hear(name, now, &mut out);
+            }
         }
         for name in self.leave(now, &mut out) {
             self.hear(&name, now, &mut out);

@@ -15,6 +15,12 @@ impl Dispatcher {
             .any(|(_, worker)| worker.stage == Stage::Ready && worker.gives_way_to.is_none())
     }
 
+    /// Whether a plugin's bells are heard, and should be.
+    pub(super) fn hears(&self, name: &PluginName) -> bool {
+        let wanted = self.mode == Mode::Working && self.plugins.get(name).is_some_and(|plugin| !plugin.gone);
+        wanted && self.ears.contains_key(name)
+    }
+
     /// Hears a plugin's bells as befits it from now on.
     pub(super) fn hear(&mut self, name: &PluginName, now: Time, out: &mut Vec<Action>) {
         let ear = self.ear(name, now);
