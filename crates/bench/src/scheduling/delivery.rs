@@ -30,7 +30,7 @@ const LEAD_IN: Duration = Duration::from_secs(3);
 const LIMIT: Duration = Duration::from_secs(45);
 /// A job that waited nearly the ack wait got its ticket only with that, microseconds.
 const ACK_WAITED_US: u64 = 29_000_000;
-/// A higher job must have waited so long when a lower one is claimed, before that counts, microseconds.
+/// A higher job must have waited so long when a lower one is taken, before that counts, microseconds.
 const WAITED_US: u64 = 5_000;
 const PLUGINS: usize = 10;
 const OWNERS: [&str; 2] = ["bench-a", "bench-b"];
@@ -107,7 +107,12 @@ fn plugins() -> Vec<BenchPlugin> {
         Some(vram_mb) => json!({"cpus": 1, "gpus": 1, "vram_mb": vram_mb}),
         None => json!({"cpus": 1}),
     };
-    let plugin = |place| BenchPlugin { resources: resources(place), ..BenchPlugin::new(plugin_name(place)) };
+    let plugin = |place| BenchPlugin {
+        resources: resources(place),
+        // What the host has is the only limit.
+        max_workers: HOSTS.iter().map(|(cores, _, _)| *cores).max().unwrap_or(1),
+        ..BenchPlugin::new(plugin_name(place))
+    };
     (0..PLUGINS).map(plugin).collect()
 }
 
@@ -170,18 +175,18 @@ fn waited_us(life: &Life) -> u64 {
     life.claimed_us.saturating_sub(life.stored_us)
 }
 
-/// Whether a job was claimed although a higher one that would have fitted on that host had waited.
+/// Whether an agent took a job although a higher one that would have fitted there had waited.
 fn is_inverted(lives: &[Life], low: &Life) -> bool {
     lives.iter().any(|high| {
         high.lane.priority < low.lane.priority
             && high.stored_us > 0
-            && high.stored_us + WAITED_US < low.claimed_us
-            && high.claimed_us > low.claimed_us
+            && high.stored_us + WAITED_US < low.taken_us
+            && high.taken_us > low.taken_us
             && would_fit(lives, high, low)
     })
 }
 
-/// Whether the host that claimed `low` could have taken `high` in its stead: it gives a core either way, so what is left
+/// Whether the host that took `low` could have taken `high` in its stead: it gives a core either way, so what is left
 /// to ask is a GPU that is large enough and on which no other job runs.
 fn would_fit(lives: &[Life], high: &Life, low: &Life) -> bool {
     let Some(needed_mb) = wanted_mb(high) else { return true };
@@ -192,8 +197,8 @@ fn would_fit(lives: &[Life], high: &Life, low: &Life) -> bool {
     let beside = |life: &&Life| {
         life.agent == low.agent
             && wanted_mb(life).is_some()
-            && life.claimed_us < low.claimed_us
-            && life.ended_us > low.claimed_us
+            && life.taken_us < low.taken_us
+            && life.ended_us > low.taken_us
     };
     vram_mb >= needed_mb && lives.iter().filter(beside).count() < gpus
 }

@@ -68,18 +68,20 @@ pub(crate) struct BenchPlugin {
     pub(crate) resources: Value,
     /// An idle worker leaves at once.
     pub(crate) leaves: bool,
+    /// Workers at a time on one host.
+    pub(crate) max_workers: u32,
 }
 
 impl BenchPlugin {
-    /// One that starts at once, needs nothing and stays.
+    /// One that starts at once, needs nothing, stays, and has one worker on a host.
     pub(crate) fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), start_ms: 0, resources: Value::Null, leaves: false }
+        Self { name: name.into(), start_ms: 0, resources: Value::Null, leaves: false, max_workers: 1 }
     }
 
     fn write(&self, folder: &Path) -> Result<()> {
         let mut manifest = json!({
             "name": self.name, "version": env!("CARGO_PKG_VERSION"),
-            "command": [binary(PLUGIN), self.start_ms.to_string()],
+            "command": [binary(PLUGIN), self.start_ms.to_string()], "max_workers": self.max_workers,
         });
         if !self.resources.is_null() {
             manifest["resources"] = self.resources.clone();

@@ -31,7 +31,9 @@ pub(crate) struct Life {
     pub(crate) sent_us: u64,
     /// Its ticket was stored: its bell rang.
     pub(crate) stored_us: u64,
-    /// Its first claim was stored.
+    /// The agent that was handed its ticket first began to claim it, by its record: in whole milliseconds.
+    pub(crate) taken_us: u64,
+    /// That claim was stored.
     pub(crate) claimed_us: u64,
     /// By whom.
     pub(crate) agent: String,
@@ -63,7 +65,7 @@ pub(crate) fn lines(lives: &[Life]) -> String {
     for life in lives {
         let line = json!({
             "lane": life.lane.to_string(), "sent_us": life.sent_us, "stored_us": life.stored_us,
-            "claimed_us": life.claimed_us, "agent": life.agent, "began_us": life.began_us, "done_us": life.done_us,
+            "taken_us": life.taken_us, "claimed_us": life.claimed_us, "agent": life.agent, "began_us": life.began_us, "done_us": life.done_us,
             "ended_us": life.ended_us, "given_back": life.given_back, "job": life.job.to_string(),
         });
         text.push_str(&line.to_string());
@@ -114,6 +116,7 @@ impl Watch {
             lane,
             sent_us: unix_us(),
             stored_us: 0,
+            taken_us: 0,
             claimed_us: 0,
             agent: String::new(),
             ended_us: 0,
@@ -174,7 +177,9 @@ fn take(lives: &Lives, message: &Message, at_us: u64) {
 fn heard(life: &mut Life, record: &Record, at_us: u64) {
     if record.state.is_held() && life.claimed_us == 0 {
         life.claimed_us = at_us;
-        life.agent = record.attempt.as_ref().map(|attempt| attempt.agent.to_string()).unwrap_or_default();
+        if let Some(attempt) = &record.attempt {
+            (life.agent, life.taken_us) = (attempt.agent.to_string(), attempt.claimed_ms * 1000);
+        }
     }
     if matches!(record.state, State::Queued | State::Retrying) && life.claimed_us > 0 {
         life.given_back += 1;
