@@ -12,18 +12,19 @@ const HORIZON: f64 = 0.8;
 
 /// A mix, by the farm and by the oracle.
 pub fn compare(mix: &Mix, load: &str, settings: &Settings) -> Comparison {
-    let best = schedule(mix, Pace { stop: settings.stop, memory: settings.memory });
+    let best = schedule(mix, pace(settings));
     let began = Instant::now();
     let outcome = simulate(mix, settings);
     let took_s = began.elapsed().as_secs_f64();
-    let horizon = best.started_share(HORIZON);
+    let horizon =
+        if mix.begin > 0 { best.started_share(HORIZON) } else { mix.jobs.last().map_or(0, |job| job.at) };
     let mut violations = outcome.violations.clone();
     violations.extend(best.violations.iter().cloned());
     Comparison {
         name: mix.name.clone(),
         load: load.to_owned(),
         size: (mix.seed, mix.hosts.len(), mix.gpus(), mix.jobs.len()),
-        horizon_s: horizon as f64 / 1e6,
+        horizon_s: horizon.saturating_sub(mix.begin) as f64 / 1e6,
         farm: figures(mix, &outcome, horizon),
         oracle: figures(mix, &best, horizon),
         counts: outcome.counts,
@@ -32,11 +33,16 @@ pub fn compare(mix: &Mix, load: &str, settings: &Settings) -> Comparison {
     }
 }
 
+fn pace(settings: &Settings) -> Pace {
+    let Settings { stop, memory, config, .. } = *settings;
+    Pace { stop, memory, age_after: config.age_after_ms * 1_000 }
+}
+
 /// How many jobs of a mix the oracle starts in a second when all of them wait.
 pub fn capacity(name: &str, size: Size, settings: &Settings) -> Option<f64> {
     let mix = named(name, size, Load::Backlog)?;
-    let best = schedule(&mix, Pace { stop: settings.stop, memory: settings.memory });
+    let best = schedule(&mix, pace(settings));
     let horizon = best.started_share(HORIZON);
     let started = best.lives.iter().filter(|life| life.started < horizon).count();
-    Some(started as f64 / (horizon as f64 / 1e6).max(1e-6))
+    Some(started as f64 / (horizon.saturating_sub(mix.begin) as f64 / 1e6).max(1e-6))
 }

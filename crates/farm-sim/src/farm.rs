@@ -113,6 +113,10 @@ struct Farm<'a> {
     queues: HashMap<Queue, usize>,
     plugins: HashMap<PluginName, usize>,
     keys: Vec<JobKey>,
+    /// Since when each queue's oldest ticket waited, as the last overview said.
+    ages: HashMap<usize, Micros>,
+    /// What of a higher priority waited when a job's claim was sent.
+    suspects: HashMap<usize, BTreeSet<usize>>,
     /// When each job came to the agent that has it.
     delivered: Vec<Micros>,
     /// Jobs that some host can run and that have not ended.
@@ -141,6 +145,8 @@ impl<'a> Farm<'a> {
             queues: mix.queues.iter().enumerate().map(|(n, queue)| (queue.queue.clone(), n)).collect(),
             plugins: mix.plugins.iter().enumerate().map(|(n, plugin)| (plugin.name.clone(), n)).collect(),
             keys: mix.jobs.iter().enumerate().map(key).collect(),
+            ages: HashMap::new(),
+            suspects: HashMap::new(),
             delivered: vec![0; mix.jobs.len()],
             left: mix.jobs.iter().filter(|job| can(job)).count(),
         }
@@ -149,18 +155,18 @@ impl<'a> Farm<'a> {
     /// What lies there already, and what is certain to happen.
     fn begin(&mut self) {
         for (n, job) in self.mix.jobs.iter().enumerate() {
-            if job.at == 0 {
+            if job.at < self.mix.begin {
                 self.broker.open(job.queue);
-                self.broker.count(job.queue, n, false);
+                let _ = self.broker.count(job.queue, n, false);
             } else {
                 self.events.add(job.at, Event::Publish { job: n });
             }
         }
         for agent in 0..self.agents.len() {
-            let up = self.chance.between(0, self.set.tick);
+            let up = self.mix.begin + self.chance.between(0, self.set.tick);
             self.events.add(up, Event::ToAgent(agent, News::Up));
         }
-        self.events.add(self.set.overview, Event::Overview);
+        self.events.add(self.mix.begin + self.set.overview, Event::Overview);
     }
 
     fn broken(&mut self, text: impl FnOnce() -> String) {
@@ -213,16 +219,17 @@ impl<'a> Farm<'a> {
     /// The housekeeper looks at the farm and tells everybody.
     fn overview(&mut self) {
         let oldest = |queue: usize| self.broker.heads(queue).map(|job| self.mix.jobs[job].at).min();
-        let waiting = self.mix.queues.iter().enumerate().filter_map(|(n, queue)| {
-            oldest(n).map(|at| (queue.queue.clone(), self.now.saturating_sub(at) / 1_000))
-        });
-        let waiting = waiting.collect();
+        let ages: HashMap<usize, Micros> =
+            (0..self.mix.queues.len()).filter_map(|n| Some((n, oldest(n)?))).collect();
+        let told = |(n, at): (&usize, &Micros)| (self.mix.queues[*n].queue.clone(), (self.now - at) / 1_000);
+        let waiting = ages.iter().map(told).collect();
         let loaded = |plugin| self.agents.iter().filter(|agent| agent.is_loaded(plugin)).count();
         let warm = (0..self.mix.plugins.len()).map(|plugin| u32::try_from(loaded(plugin)).unwrap_or(0));
         let overview = Rc::new(Overview { waiting, warm: warm.collect() });
         for agent in 0..self.agents.len() {
             self.send(agent, News::Facts(overview.clone()));
         }
+        self.ages = ages;
         let mut sample = Sample { at: self.now, ..Sample::default() };
         self.agents.iter().for_each(|agent| agent.sample(&mut sample));
         self.outcome.samples.push(sample);
@@ -268,7 +275,7 @@ impl<'a> Farm<'a> {
                 out.remove(&queue);
                 Input::PullEnded { queue: self.mix.queues[queue].queue.clone() }
             }
-            News::Claimed { job } => Input::Claimed { job: self.keys[job].clone() },
+            News::Claimed { job } => return self.claimed(agent, job),
             News::Settled { job } => Input::Settled { job: self.keys[job].clone() },
             News::Facts(overview) => Input::Facts(Box::new(self.facts(agent, &overview))),
             News::SaveGranted { queue } => Input::SaveGranted { queue: self.mix.queues[queue].queue.clone() },

@@ -37,8 +37,8 @@ impl Waits {
 pub struct Figures {
     /// GPU-seconds that runs held, over those that there were until the horizon.
     pub utilisation: f64,
-    /// GPU-seconds of runs until the horizon, each run's GPUs counted whole.
-    pub done_s: f64,
+    /// The same of MiB-seconds of GPU memory: a large GPU counts for more.
+    pub memory: f64,
     /// Shares of the GPUs until the horizon, by sampling: held by starting, idle and leaving workers.
     pub overhead: [f64; 3],
     /// The last end, seconds.
@@ -70,12 +70,12 @@ pub fn figures(mix: &Mix, outcome: &Outcome, horizon: Micros) -> Figures {
     let kind = |kind: Kind| waits(&|n| mix.jobs[n].kind == kind);
     let all = waits(&|_| true);
     let warm = outcome.lives.iter().filter(|life| life.started != NEVER && life.warm).count();
-    let there = mix.gpus() as f64 * horizon as f64 / 1e6;
+    let seconds = (horizon.saturating_sub(mix.begin) as f64 / 1e6).max(f64::MIN_POSITIVE);
     Figures {
-        utilisation: outcome.held_until(horizon) / there.max(f64::MIN_POSITIVE),
+        utilisation: outcome.held_until(horizon) / (mix.gpus() as f64 * seconds),
         overhead: overhead(mix, outcome, horizon),
-        done_s: outcome.done_until(mix, horizon),
-        makespan_s: outcome.makespan as f64 / 1e6,
+        memory: outcome.memory_until(horizon) / (mix.gpu_memory_mb() * seconds),
+        makespan_s: outcome.makespan.saturating_sub(mix.begin) as f64 / 1e6,
         started: all.count,
         warm: warm as f64 / all.count.max(1) as f64,
         waits: [0, 1, 2, 3].map(|level| waits(&|n| mix.level_of(n) == level)),
@@ -116,7 +116,7 @@ impl Figures {
         let waits: Vec<Value> = self.waits.iter().map(Waits::json).collect();
         json!({
             "utilisation": self.utilisation,
-            "done_s": self.done_s,
+            "memory": self.memory,
             "overhead": { "starting": self.overhead[0], "idle": self.overhead[1], "leaving": self.overhead[2] },
             "makespan_s": self.makespan_s,
             "started": self.started,
@@ -160,9 +160,9 @@ impl Comparison {
         self.farm.utilisation / self.oracle.utilisation.max(f64::MIN_POSITIVE)
     }
 
-    /// Work done over the oracle's, wherever it ran.
-    pub fn done_ratio(&self) -> f64 {
-        self.farm.done_s / self.oracle.done_s.max(f64::MIN_POSITIVE)
+    /// The same by memory.
+    pub fn memory_ratio(&self) -> f64 {
+        self.farm.memory / self.oracle.memory.max(f64::MIN_POSITIVE)
     }
 
     /// Share of deliveries that were handed back.
@@ -192,7 +192,7 @@ impl Comparison {
             "jobs": jobs,
             "horizon_s": self.horizon_s,
             "ratio": self.ratio(),
-            "done_ratio": self.done_ratio(),
+            "memory_ratio": self.memory_ratio(),
             "over_delivery": self.over_delivery(),
             "inversions": self.inversions(),
             "pulls_per_start": self.pulls_per_start(),

@@ -1,6 +1,6 @@
 //! What became of each job, however it was scheduled: the raw figures that everything published is computed from.
 
-use crate::mix::{Micros, Mix};
+use crate::mix::Micros;
 
 /// Not yet, or never.
 pub const NEVER: Micros = Micros::MAX;
@@ -14,6 +14,8 @@ pub struct Life {
     pub ended: Micros,
     /// How many GPUs its run held.
     pub weight: f64,
+    /// How much GPU memory, MiB.
+    pub memory_mb: f64,
     /// The worker was loaded before the job came to it.
     pub warm: bool,
     /// How often it was started.
@@ -24,7 +26,7 @@ pub struct Life {
 
 impl Default for Life {
     fn default() -> Self {
-        Self { started: NEVER, ended: NEVER, weight: 0.0, warm: false, starts: 0, ends: 0 }
+        Self { started: NEVER, ended: NEVER, weight: 0.0, memory_mb: 0.0, warm: false, starts: 0, ends: 0 }
     }
 }
 
@@ -97,13 +99,11 @@ impl Outcome {
         self.lives.iter().map(held).sum()
     }
 
-    /// GPU-seconds of runs until this time, each run's GPUs counted whole: what was done, wherever it ran.
-    pub fn done_until(&self, mix: &Mix, horizon: Micros) -> f64 {
-        let done = |(n, life): (usize, &Life)| {
-            let gpus = mix.shape_of(n).ask.gpus as f64;
-            gpus * life.ended.min(horizon).saturating_sub(life.started) as f64 / 1e6
-        };
-        self.lives.iter().enumerate().map(done).sum()
+    /// MiB-seconds of GPU memory that runs held until this time.
+    pub fn memory_until(&self, horizon: Micros) -> f64 {
+        let held =
+            |life: &Life| life.memory_mb * life.ended.min(horizon).saturating_sub(life.started) as f64 / 1e6;
+        self.lives.iter().map(held).sum()
     }
 
     /// When so large a share of the jobs that ever start had started.

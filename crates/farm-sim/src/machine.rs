@@ -162,12 +162,14 @@ impl Machine {
         }
     }
 
-    /// How many GPUs a run on this part holds, by memory.
-    pub fn weight(&self, share: &Share) -> f64 {
+    /// How many GPUs this part is, by memory, and how much memory, MiB.
+    pub fn weight(&self, share: &Share) -> (f64, f64) {
         let part = |place: &usize| {
-            if share.exclusive { 1.0 } else { share.vram_mb as f64 / self.gpus[*place].total_mb as f64 }
+            let total = self.gpus[*place].total_mb as f64;
+            let held = if share.exclusive { total } else { share.vram_mb as f64 };
+            (held / total, held)
         };
-        share.gpus.iter().map(part).sum()
+        share.gpus.iter().map(part).fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1))
     }
 
     /// How many GPUs there are.

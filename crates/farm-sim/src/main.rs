@@ -10,10 +10,12 @@ fn main() {
     let number = |n: usize, or: usize| args.get(n).and_then(|n| n.parse().ok()).unwrap_or(or);
     let (hosts, jobs) = (number(1, 20), number(2, 2000));
     let only = args.get(3).map_or("all", String::as_str);
-    let share = args.get(4).and_then(|n| n.parse::<f64>().ok());
+    let share = args.get(4).filter(|s| *s != "-").and_then(|n| n.parse::<f64>().ok());
     let mut settings = Settings::default();
     for arg in args.iter().skip(5) {
         match arg.split_once('=') {
+            Some(("save", ms)) => settings.config.save_after_ms = ms.parse().unwrap_or(250),
+            Some(("age", ms)) => settings.config.age_after_ms = ms.parse().unwrap_or(250),
             Some(("empty", ms)) => settings.config.empty_lane_ms = ms.parse().unwrap_or(250),
             _ => eprintln!("? {arg}"),
         }
@@ -31,11 +33,11 @@ fn main() {
         let told = share.map_or("backlog".to_owned(), |share| format!("{share}"));
         let c = compare(&mix, &told, &settings);
         println!(
-            "{name} {told}: gpus {} took {:.2} s ratio {:.4} done {:.4} util {:.3}/{:.3} at {:.1} s, makespan {:.1}/{:.1}",
+            "{name} {told}: gpus {} took {:.2} s ratio {:.4} mem {:.4} util {:.3}/{:.3} at {:.1} s, makespan {:.1}/{:.1}",
             mix.gpus(),
             c.took_s,
             c.ratio(),
-            c.done_ratio(),
+            c.memory_ratio(),
             c.farm.utilisation,
             c.oracle.utilisation,
             c.horizon_s,

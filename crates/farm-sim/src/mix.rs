@@ -92,8 +92,10 @@ pub struct Mix {
     pub shapes: Vec<Shape>,
     /// Queues.
     pub queues: Vec<QueueMix>,
-    /// Jobs, in the order of their arrival. Those of time 0 lay there before the agents came up.
+    /// Jobs, in the order of their arrival.
     pub jobs: Vec<Job>,
+    /// When the hosts come up. What came before lies there, in queues that have consumers.
+    pub begin: Micros,
 }
 
 impl Mix {
@@ -110,6 +112,11 @@ impl Mix {
     /// GPUs on all hosts.
     pub fn gpus(&self) -> usize {
         self.hosts.iter().map(|host| host.gpus.len()).sum()
+    }
+
+    /// Memory of all GPUs, MiB.
+    pub fn gpu_memory_mb(&self) -> f64 {
+        self.hosts.iter().flat_map(|host| &host.gpus).map(|gpu| gpu.total_mb as f64).sum()
     }
 
     /// By shape: whether some host would have room for it if it were empty.

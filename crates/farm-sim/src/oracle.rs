@@ -21,6 +21,8 @@ pub struct Pace {
     pub stop: (Micros, Micros),
     /// Its GPU memory is back so long after that.
     pub memory: (Micros, Micros),
+    /// A job rises one priority each time that it has waited so long.
+    pub age_after: Micros,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +65,7 @@ pub fn schedule(mix: &Mix, pace: Pace) -> Outcome {
     let placeable = mix.placeable();
     for (n, job) in mix.jobs.iter().enumerate() {
         if placeable[mix.queues[job.queue].shape] {
-            oracle.at(job.at, Event::Come(n));
+            oracle.at(job.at.max(mix.begin), Event::Come(n));
         }
     }
     while let Some(Reverse((at, _, event))) = oracle.events.pop() {
@@ -140,26 +142,32 @@ impl Oracle<'_> {
 
     /// Something became free on a host: the highest and oldest of what waits, as far as it fits.
     fn freed(&mut self, host: usize) {
-        let mut heads: BinaryHeap<Reverse<(usize, usize, usize)>> = BinaryHeap::new();
+        let mut heads: BinaryHeap<Reverse<(u64, usize, usize)>> = BinaryHeap::new();
         for (line, jobs) in self.lines.iter().enumerate() {
             if let Some(job) = jobs.front() {
-                heads.push(Reverse((line % LEVELS, *job, line)));
+                heads.push(Reverse((self.level(*job), *job, line)));
             }
         }
         let mut full = vec![false; self.mix.shapes.len()];
-        while let Some(Reverse((level, job, line))) = heads.pop() {
+        while let Some(Reverse((_, job, line))) = heads.pop() {
             if full[line / LEVELS] {
                 continue;
             }
             if self.seat(host, job) || self.new_worker(host, job, false) || self.new_worker(host, job, true) {
                 self.lines[line].pop_front();
                 if let Some(next) = self.lines[line].front() {
-                    heads.push(Reverse((level, *next, line)));
+                    heads.push(Reverse((self.level(*next), *next, line)));
                 }
             } else {
                 full[line / LEVELS] = true;
             }
         }
+    }
+
+    /// The priority that counts.
+    fn level(&self, job: usize) -> u64 {
+        let waited = self.now.saturating_sub(self.mix.jobs[job].at);
+        u64::from(self.mix.level_of(job)).saturating_sub(waited / self.pace.age_after.max(1))
     }
 
     /// Gives a job to a worker of this host that is loaded, or is coming up and has a place left.
@@ -179,10 +187,11 @@ impl Oracle<'_> {
     fn begin(&mut self, host: usize, worker: usize, job: usize, warm: bool) {
         let entry = &self.hosts[host].workers[&worker];
         let shared = f64::from(self.mix.plugins[entry.plugin].spec.concurrency);
-        let weight = self.hosts[host].held.weight(&entry.share) / shared;
+        let (weight, memory_mb) = self.hosts[host].held.weight(&entry.share);
         let life = &mut self.outcome.lives[job];
         life.starts += 1;
-        (life.started, life.weight, life.warm) = (self.now, weight, warm);
+        (life.started, life.warm) = (self.now, warm);
+        (life.weight, life.memory_mb) = (weight / shared, memory_mb / shared);
         self.at(self.now + self.mix.jobs[job].run, Event::Ended { host, worker, job });
     }
 

@@ -105,7 +105,7 @@ impl Agent {
             } else {
                 &mut sum.running
             };
-            *place += self.machine.weight(&process.share);
+            *place += self.machine.weight(&process.share).0;
         }
     }
 

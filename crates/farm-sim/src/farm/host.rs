@@ -5,7 +5,6 @@ use super::Farm;
 use super::agent::Process;
 use super::events::News;
 use crate::lives::NEVER;
-use crate::machine::Share;
 use grange_dispatch::{Grant, HostReading, Input, RunEnd, WorkerId};
 
 impl Farm<'_> {
@@ -62,14 +61,15 @@ impl Farm<'_> {
     fn start(&mut self, agent: usize, worker: WorkerId, job: usize) {
         let begins = self.now + self.set.link;
         let entry = &self.agents[agent];
-        let weight = entry.processes.get(&worker).map_or(0.0, |process| {
-            let share: &Share = &process.share;
-            entry.machine.weight(share) / f64::from(self.mix.plugins[process.plugin].spec.concurrency)
+        let (weight, memory_mb) = entry.processes.get(&worker).map_or((0.0, 0.0), |process| {
+            let (weight, memory_mb) = entry.machine.weight(&process.share);
+            let shared = f64::from(self.mix.plugins[process.plugin].spec.concurrency);
+            (weight / shared, memory_mb / shared)
         });
         let life = &mut self.outcome.lives[job];
         life.starts += 1;
         life.started = begins;
-        life.weight = weight;
+        (life.weight, life.memory_mb) = (weight, memory_mb);
         if life.starts > 1 {
             self.broken(|| format!("job {job} starts again"));
         }

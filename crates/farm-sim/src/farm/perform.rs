@@ -36,7 +36,7 @@ impl Farm<'_> {
             Action::Claim { job, .. } => {
                 let job = place_of(&job.job);
                 self.outcome.counts.claims += 1;
-                self.notice_inversion(agent, job);
+                self.note_who_waits(job);
                 self.say(agent, Word::Claim { job });
             }
             Action::Spawn { worker, plugin, grant } => {

@@ -30,6 +30,8 @@ pub struct Size {
 
 const GIB_MB: u64 = 1024;
 const SECOND: Micros = 1_000_000;
+/// A backlog came in so many seconds, and most of it before the hosts come up.
+const BEFORE_S: f64 = 30.0;
 
 fn gpu(gpus: u32, vram_gib: u64) -> ResourceRequest {
     ResourceRequest {
@@ -53,11 +55,16 @@ fn usual(plugin: usize, mean_ms: f64) -> Strand {
 /// Strings jobs of these strands together, each with its share in hundredths, until there are so many.
 fn string(mut maker: Maker, strands: &[(u64, Strand)], count: usize, load: Load) -> Maker {
     let all = strands.iter().map(|(share, _)| share).sum::<u64>();
+    let rate = match load {
+        Load::Backlog => count as f64 / BEFORE_S,
+        Load::PerSecond(rate) => rate,
+    };
+    if load == Load::Backlog {
+        maker.begin((BEFORE_S * SECOND as f64) as Micros);
+    }
     let mut at = 0.0;
     for _ in 0..count {
-        if let Load::PerSecond(rate) = load {
-            at += maker.chance().around(1.0 / rate);
-        }
+        at += maker.chance().around(1.0 / rate);
         let mut left = maker.chance().between(0, all - 1);
         let strand = strands.iter().find(|(share, _)| {
             let here = left < *share;

@@ -57,6 +57,7 @@ impl Maker {
             shapes: Vec::new(),
             queues: Vec::new(),
             jobs: Vec::new(),
+            begin: 0,
         };
         Self { mix, chance: Chance::new(seed, 2), queues: BTreeMap::new() }
     }
@@ -79,6 +80,11 @@ impl Maker {
         let name = PluginName::new(name).expect("a mix names its plugins well");
         self.mix.plugins.push(PluginMix { name, spec, start: start_ms * 1_000 });
         self.mix.plugins.len() - 1
+    }
+
+    /// The hosts come up then.
+    pub fn begin(&mut self, at: Micros) {
+        self.mix.begin = at;
     }
 
     /// Lets workers of a plugin have so many runs at a time.
