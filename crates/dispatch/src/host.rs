@@ -125,6 +125,18 @@ impl Given {
         self.cpus += u64::from(holding.cpus);
     }
 
+    /// Counts what another counts too.
+    pub(crate) fn add_all(&mut self, other: &Self) {
+        for (device, other) in self.devices.iter_mut().zip(&other.devices) {
+            device.granted_mb += other.granted_mb;
+            device.taken_mb += other.taken_mb;
+            device.shares += other.shares;
+            device.exclusive |= other.exclusive;
+        }
+        self.ram_mb += other.ram_mb;
+        self.cpus += other.cpus;
+    }
+
     /// Takes the larger part of both, of each thing.
     pub(crate) fn raise(&mut self, other: &Self) {
         for (device, other) in self.devices.iter_mut().zip(&other.devices) {

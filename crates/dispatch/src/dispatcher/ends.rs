@@ -56,6 +56,10 @@ impl Dispatcher {
             return;
         }
         worker.given.clear();
+        if worker.stage != Stage::Ending {
+            // It would have left for somebody, and died before: nobody may count on its room.
+            worker.gives_way_to = None;
+        }
         worker.stage = Stage::Returning(now);
         worker.used = Default::default();
         (worker.holding.ram_mb, worker.holding.cpus) = (0, 0);

@@ -145,23 +145,31 @@ impl Dispatcher {
     }
 
     /// All that is given away or promised, without `without`. Whether those leave who give way to a plan is open until
-    /// its job comes, and when they are gone where it has come, so of them, and of all plans and those who wait for their
-    /// room, the larger part counts. What is saved up for a queue counts for all others of its level or below; for None it
-    /// does not.
+    /// its job comes, so of them and of all plans the larger part counts; where it has come, of those who leave and those
+    /// who wait for their room. What is saved up for a queue counts for all others of its level or below; for None it does
+    /// not.
     pub(super) fn given(&self, without: &[WorkerId], level: Option<u8>) -> Given {
         let (mut stay, mut leave) = (self.host.nothing_given(), self.host.nothing_given());
+        let (mut goes, mut comes) = (self.host.nothing_given(), self.host.nothing_given());
         for (_, worker) in self.workers.iter().filter(|(id, _)| !without.contains(id)) {
-            if worker.stage != Stage::Waiting {
-                stay.add(&worker.holding, &worker.used);
-            }
-            if worker.gives_way_to.is_none() {
-                leave.add(&worker.holding, &worker.used);
+            let gives_way = worker.gives_way_to.is_some();
+            match worker.stage {
+                Stage::Waiting => comes.add(&worker.holding, &worker.used),
+                Stage::Ending | Stage::Returning(_) if gives_way => goes.add(&worker.holding, &worker.used),
+                Stage::Starting | Stage::Ready | Stage::Ending | Stage::Returning(_) => {
+                    stay.add(&worker.holding, &worker.used);
+                    if !gives_way {
+                        leave.add(&worker.holding, &worker.used);
+                    }
+                }
             }
         }
         for plan in &self.plans {
             leave.add(&plan.holding, &Used::default());
         }
         stay.raise(&leave);
+        goes.raise(&comes);
+        stay.add_all(&goes);
         if let Some(holding) = level.and_then(|level| self.saving.holds_from(level)) {
             stay.add(holding, &Used::default());
         }
@@ -191,12 +199,15 @@ impl Dispatcher {
         wanted: Option<&ResourceRequest>,
     ) -> Option<Plan> {
         while let Some(plan) = self.take_plan(name, wanted) {
-            let needs_nobody = self.has_place(&plan, &[]);
-            if !needs_nobody && self.has_place(&plan, &self.those_who_give_way(plan.claimant)) {
+            let leaving = self.those_who_give_way(plan.claimant);
+            self.keep_those_who_gave_way(plan.claimant);
+            if self.has_place(&plan, &[]) {
                 return Some(plan);
             }
-            self.keep_those_who_gave_way(plan.claimant);
-            if needs_nobody {
+            if self.has_place(&plan, &leaving) {
+                for (_, worker) in self.workers.iter_mut().filter(|(id, _)| leaving.contains(id)) {
+                    worker.gives_way_to = Some(plan.claimant);
+                }
                 return Some(plan);
             }
         }

@@ -1,7 +1,7 @@
 //! Idle workers that leave for others.
 
 use super::talk::{Talk, spec};
-use grange_dispatch::{HostReading, Input, PluginSpec};
+use grange_dispatch::{DeviceReading, HostReading, Input, PluginSpec};
 use grange_protocol::resource::ResourceRequest;
 
 /// Two cores, four plugins that want one each, and a worker of the first two that has nothing to do.
@@ -14,18 +14,24 @@ fn two_idle() -> Talk {
         let said = t.hears(Talk::open(&format!("default/normal/{name}")));
         t.sweep(said);
     }
-    for (name, worker) in [("a", 1), ("b", 2)] {
-        let (queue, job) = (format!("default/normal/{name}"), format!("for-{name}"));
-        t.hears(Talk::bell(&queue, &job));
-        let said = t.hears(Talk::delivered_from(&queue, &job));
-        t.sweep(said);
-        t.hears(Talk::claimed(&job));
-        t.hears(Talk::ready(worker));
-        let said = t.hears(Talk::ended(&job, 100.0));
-        t.sweep(said);
-        t.hears(Talk::settled(&job));
-    }
+    t.idle("a", 1);
+    t.idle("b", 2);
     t
+}
+
+impl Talk {
+    /// A plugin gets a worker, which has nothing to do any more.
+    fn idle(&mut self, plugin: &str, worker: u64) {
+        let (queue, job) = (format!("default/normal/{plugin}"), format!("for-{plugin}"));
+        self.hears(Talk::bell(&queue, &job));
+        let said = self.hears(Talk::delivered_from(&queue, &job));
+        self.sweep(said);
+        self.hears(Talk::claimed(&job));
+        self.hears(Talk::ready(worker));
+        let said = self.hears(Talk::ended(&job, 100.0));
+        self.sweep(said);
+        self.hears(Talk::settled(&job));
+    }
 }
 
 #[test]
@@ -42,4 +48,46 @@ fn who_leaves_and_who_comes_in_its_stead_count_once() {
     let spawned = t.hears(Talk::exited(2));
     assert!(spawned[0].starts_with("spawn w4 of d"), "{spawned:?}");
     t.says(Input::Tick, &[]);
+}
+
+/// One GPU, of which this much is used by nobody who lives.
+fn gpu_host(leftover_mb: u64, taken_at: u64) -> Input {
+    let device = DeviceReading {
+        uuid: "gpu0".to_owned(),
+        total_mb: 24_000,
+        used_mb: leftover_mb,
+        leftover_mb,
+        attributed: true,
+        ..DeviceReading::default()
+    };
+    Talk::host(&HostReading { cpus: 2, taken_at, devices: vec![device], ..HostReading::default() })
+}
+
+#[test]
+fn who_waits_for_memory_to_be_back_keeps_the_core_that_it_was_promised() {
+    let mut t = Talk::new();
+    t.hears(gpu_host(0, 0));
+    let on_gpu = ResourceRequest { cpus: 1, gpus: 1, vram_mb: 20_000, ..ResourceRequest::default() };
+    let on_core = ResourceRequest { cpus: 1, ..ResourceRequest::default() };
+    for (name, request) in [("a", &on_gpu), ("b", &on_core), ("c", &on_gpu), ("d", &on_core)] {
+        let spec = PluginSpec { request: request.clone(), ..spec(1, 1) };
+        t.hears(Talk::named_ready(name, spec));
+        let said = t.hears(Talk::open(&format!("default/normal/{name}")));
+        t.sweep(said);
+    }
+    t.idle("a", 1);
+    t.idle("b", 2);
+    t.says(Talk::bell("default/normal/c", "x"), &["pull default/normal/c 1 wait"]);
+    t.says(Talk::delivered_from("default/normal/c", "x"), &["claim x"]);
+    t.says(Talk::claimed("x"), &["stop w1"]);
+    t.now += 10;
+    t.says(Talk::exited(1), &["look"]);
+    t.says(Talk::bell("default/normal/d", "y"), &["pull default/normal/d 1 wait"]);
+    t.says(Talk::delivered_from("default/normal/d", "y"), &["claim y"]);
+    // A core is free meanwhile; the one that `b` gives back is for `c`.
+    t.says(Talk::claimed("y"), &["stop w2", "spawn w4 of d, 1 cores"]);
+    t.now += 10;
+    t.says(Talk::exited(2), &[]);
+    let spawned = t.hears(gpu_host(0, t.now));
+    assert!(spawned[0].starts_with("spawn w3 of c"), "{spawned:?}");
 }
