@@ -47,6 +47,8 @@ pub(crate) struct Worker {
     pub(crate) idle_since: Time,
     /// It leaves when that is needed for this one, or because it was.
     pub(crate) gives_way_to: Option<Claimant>,
+    /// The plan that it was.
+    pub(crate) plan: Option<Claimant>,
     pub(crate) fault: Option<Fault>,
     /// Its overrun was said.
     pub(crate) warned: bool,

@@ -174,6 +174,7 @@ impl Dispatcher {
             used: Used::default(),
             idle_since: self.now,
             gives_way_to: None,
+            plan: claimant,
             fault: None,
             warned: false,
         });

@@ -8,6 +8,7 @@ use crate::workers::{Claimant, Stage, Worker, serves};
 use grange_protocol::fit::{Need, place};
 use grange_protocol::name::PluginName;
 use grange_protocol::resource::ResourceRequest;
+use std::collections::BTreeMap;
 
 /// A worker that may be started.
 #[derive(Clone, Debug)]
@@ -145,35 +146,33 @@ impl Dispatcher {
     }
 
     /// All that is given away or promised, without `without`. Whether those leave who give way to a plan is open until
-    /// its job comes, so of them and of all plans the larger part counts; where it has come, of those who leave and those
-    /// who wait for their room. What is saved up for a queue counts for all others of its level or below; for None it does
-    /// not.
+    /// its job comes, and when they are gone where it has come: of them, and of the plan or of who waits for its room, the
+    /// larger part counts. What is saved up for a queue counts for all others of its level or below; for None it does not.
     pub(super) fn given(&self, without: &[WorkerId], level: Option<u8>) -> Given {
-        let (mut stay, mut leave) = (self.host.nothing_given(), self.host.nothing_given());
-        let (mut goes, mut comes) = (self.host.nothing_given(), self.host.nothing_given());
+        let nothing = || self.host.nothing_given();
+        let (mut given, mut open) = (nothing(), BTreeMap::<Claimant, (Given, Given)>::new());
+        // Who comes has its name after those who leave for it: they are counted by then.
         for (_, worker) in self.workers.iter().filter(|(id, _)| !without.contains(id)) {
-            let gives_way = worker.gives_way_to.is_some();
-            match worker.stage {
-                Stage::Waiting => comes.add(&worker.holding, &worker.used),
-                Stage::Ending | Stage::Returning(_) if gives_way => goes.add(&worker.holding, &worker.used),
-                Stage::Starting | Stage::Ready | Stage::Ending | Stage::Returning(_) => {
-                    stay.add(&worker.holding, &worker.used);
-                    if !gives_way {
-                        leave.add(&worker.holding, &worker.used);
-                    }
-                }
-            }
+            let waits_for = worker.plan.filter(|_| worker.stage == Stage::Waiting);
+            let part = match (worker.gives_way_to, waits_for.and_then(|plan| open.get_mut(&plan))) {
+                (Some(plan), _) => &mut open.entry(plan).or_insert_with(|| (nothing(), nothing())).0,
+                (None, Some((_, comes))) => comes,
+                (None, None) => &mut given,
+            };
+            part.add(&worker.holding, &worker.used);
         }
         for plan in &self.plans {
-            leave.add(&plan.holding, &Used::default());
+            let part = open.get_mut(&plan.claimant).map_or(&mut given, |(_, comes)| comes);
+            part.add(&plan.holding, &Used::default());
         }
-        stay.raise(&leave);
-        goes.raise(&comes);
-        stay.add_all(&goes);
+        for (mut goes, comes) in open.into_values() {
+            goes.raise(&comes);
+            given.add_all(&goes);
+        }
         if let Some(holding) = level.and_then(|level| self.saving.holds_from(level)) {
-            stay.add(holding, &Used::default());
+            given.add(holding, &Used::default());
         }
-        stay
+        given
     }
 
     /// What these workers hold.
@@ -246,11 +245,20 @@ impl Dispatcher {
         let there = self.workers.iter().filter(|(id, w)| {
             w.plugin == *name && !matches!(w.stage, Stage::Returning(_)) && !without.contains(id)
         });
-        let (all, leaving) = there.fold((0, 0), |(all, leaving), (_, w)| {
-            (all + 1, leaving + usize::from(w.gives_way_to.is_some()))
-        });
-        let planned = self.plans.iter().filter(|plan| plan.plugin == *name).count();
-        all.max(all - leaving + planned)
+        let (mut taken, mut open) = (0, BTreeMap::<Claimant, (usize, usize)>::new());
+        for (_, worker) in there {
+            match (worker.gives_way_to, worker.plan) {
+                (Some(claimant), _) => open.entry(claimant).or_default().0 += 1,
+                (None, Some(claimant)) if worker.stage == Stage::Waiting => {
+                    open.entry(claimant).or_default().1 += 1;
+                }
+                (None, _) => taken += 1,
+            }
+        }
+        for plan in self.plans.iter().filter(|plan| plan.plugin == *name) {
+            open.entry(plan.claimant).or_default().1 += 1;
+        }
+        taken + open.into_values().map(|(stay, come)| stay.max(come)).sum::<usize>()
     }
 
     /// Drops plans that nothing needs any more. Those who would have left stay.
