@@ -194,6 +194,9 @@ impl Dispatcher {
                 Some(true) => {
                     let Some(worker) = self.workers.get_mut(id) else { continue };
                     worker.stage = Stage::Starting;
+                    // The plugin may have been changed while others left.
+                    let spec = self.plugins.get(&worker.plugin).map(|plugin| &plugin.spec);
+                    worker.concurrency = spec.map_or(worker.concurrency, |spec| spec.concurrency);
                     let (plugin, holding) = (worker.plugin.clone(), worker.holding.clone());
                     let grant = self.host.grant(&holding);
                     out.push(Action::Spawn { worker: id, plugin, grant });
