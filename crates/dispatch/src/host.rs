@@ -303,14 +303,16 @@ impl Host {
         signed(self.usable_mb(known)) - signed(known.foreign_mb()) - signed(given.taken_mb)
     }
 
-    /// Whether what somebody holds is there, with all that is given away, this included. What was not asked for is not
-    /// looked at: others may use more of it than there is.
-    pub(crate) fn is_sound(&self, holding: &Holding, given: &Given) -> bool {
+    /// Whether what somebody holds is there, with all that is given away, this included, and with the memory of those who
+    /// ended on the GPUs `back`. What was not asked for is not looked at: others may use more of it than there is.
+    pub(crate) fn is_sound(&self, holding: &Holding, given: &Given, back: &[usize]) -> bool {
         let room = self.room(given);
         let fits = |place: &usize| {
             room.devices.get(*place).is_some_and(|device| {
                 let alone = !device.exclusive || device.shares == 1;
-                device.free_mb >= 0 && device.quarantine.is_none() && alone
+                let unreturned = if back.contains(place) { self.unreturned_mb(*place) } else { None };
+                let free_mb = device.free_mb + signed(unreturned.unwrap_or(0));
+                free_mb >= 0 && device.quarantine.is_none() && alone
             })
         };
         let ram = holding.ram_mb == 0 || room.ram_mb >= 0;

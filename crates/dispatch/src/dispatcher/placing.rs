@@ -227,11 +227,14 @@ impl Dispatcher {
             return Some(false);
         }
         let most = plugin.spec.max_workers as usize;
-        if count <= most && (worker.asked.is_none() || self.host.is_sound(&worker.holding, &given)) {
+        if count <= most && (worker.asked.is_none() || self.host.is_sound(&worker.holding, &given, &[])) {
             return Some(true);
         }
-        let leaving = |w: &Worker| matches!(w.stage, Stage::Ending | Stage::Returning(_));
-        self.workers.iter().any(|(_, worker)| leaving(worker)).then_some(false)
+        // Room that a stranger took meanwhile does not come, whoever leaves.
+        let leaving = worker.plan.map(|plan| self.those_who_give_way(plan)).unwrap_or_default();
+        let given = self.given(&leaving, None);
+        let fits = worker.asked.is_none() || self.fits_without(&worker.holding, &given, &leaving);
+        (fits && self.places_taken(&worker.plugin, &leaving) <= most).then_some(false)
     }
 
     pub(super) fn worker_ready(&mut self, id: WorkerId, now: Time) -> Touched {

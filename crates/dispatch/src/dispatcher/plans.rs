@@ -225,7 +225,17 @@ impl Dispatcher {
         }
     }
 
-    fn those_who_give_way(&self, claimant: Claimant) -> Vec<WorkerId> {
+    /// Whether what somebody holds is there, if these were gone and their memory were back.
+    pub(super) fn fits_without(&self, holding: &Holding, given: &Given, without: &[WorkerId]) -> bool {
+        let returning = |id: &WorkerId| {
+            self.workers.get(*id).filter(|worker| matches!(worker.stage, Stage::Returning(_)))
+        };
+        let back: Vec<usize> =
+            without.iter().filter_map(returning).flat_map(|worker| worker.holding.devices.clone()).collect();
+        self.host.is_sound(holding, given, &back)
+    }
+
+    pub(super) fn those_who_give_way(&self, claimant: Claimant) -> Vec<WorkerId> {
         let leaving = |(_, worker): &(WorkerId, &Worker)| worker.gives_way_to == Some(claimant);
         self.workers.iter().filter(leaving).map(|(id, _)| id).collect()
     }
@@ -235,13 +245,13 @@ impl Dispatcher {
         let most = self.plugins.get(&plan.plugin).map_or(0, |plugin| plugin.spec.max_workers as usize);
         let mut given = self.given(without, None);
         given.add(&plan.holding, &Used::default());
-        let sound = plan.asked.is_none() || self.host.is_sound(&plan.holding, &given);
+        let sound = plan.asked.is_none() || self.fits_without(&plan.holding, &given, without);
         sound && self.places_taken(&plan.plugin, without) < most
     }
 
     /// Of a plugin's places for workers, those that are taken or promised, if these left. As with room, whether those leave
     /// who give way to a plan is open.
-    fn places_taken(&self, name: &PluginName, without: &[WorkerId]) -> usize {
+    pub(super) fn places_taken(&self, name: &PluginName, without: &[WorkerId]) -> usize {
         let there = self.workers.iter().filter(|(id, w)| {
             w.plugin == *name && !matches!(w.stage, Stage::Returning(_)) && !without.contains(id)
         });
