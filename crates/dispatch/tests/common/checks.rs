@@ -1,12 +1,16 @@
-//! The laws: every action compared with what the ledger knows, then what has to be true after a step.
+//! The laws of single actions: each compared with what the ledger knows, then written down.
 
-use super::ledger::{At, Cause, Hand, LaneFacts, Ledger, Life, Mode, Worker};
-use super::{Broken, Checked, Law, law};
-use grange_dispatch::{Action, Conclusion, Dispatcher, Input, Time, WorkerId};
+use super::estate::covers;
+use super::ledger::{At, Cause, Hand, Ledger, Life, Mode, Orphan, Saving, Worker};
+use super::shelf::Door;
+use super::{Checked, Law, broken, law};
+use grange_dispatch::{Action, Conclusion, Dispatcher, Ear, Grant, Input, Time, WorkerId, WorkerView};
 use grange_protocol::failure::FailureKind;
+use grange_protocol::fit::place_when_empty;
 use grange_protocol::lifecycle::RetryCause;
-use grange_protocol::name::{Class, PluginName};
-use grange_protocol::subject::{JobKey, Lane};
+use grange_protocol::name::PluginName;
+use grange_protocol::status::WorkerState;
+use grange_protocol::subject::{JobKey, Queue};
 
 /// How a job in hand has to end in this step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,172 +33,178 @@ impl From<&Conclusion> for End {
     }
 }
 
+/// One step, as it is checked.
+pub(crate) struct Step<'a> {
+    pub(crate) now: Time,
+    pub(crate) input: &'a Input,
+    /// What the dispatcher shows after it.
+    pub(crate) shown: Vec<WorkerView>,
+    /// What it showed before.
+    pub(crate) before: Vec<WorkerView>,
+    pub(crate) dispatcher: &'a Dispatcher,
+}
+
+impl Step<'_> {
+    /// Workers for which room is made.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &WorkerView> {
+        self.shown.iter().filter(|worker| worker.state == WorkerState::Waiting)
+    }
+
+    /// An idle worker that gives way to another, should that one be started.
+    pub(crate) fn gives_way(&self, id: WorkerId) -> bool {
+        let idle = |w: &&WorkerView| w.worker == id && w.state == WorkerState::Idle;
+        self.shown.iter().find(idle).is_some_and(|worker| worker.idle_since.is_none())
+    }
+}
+
 impl Ledger {
     /// Checks one action and writes it down.
-    pub(crate) fn act(&mut self, now: Time, input: &Input, action: &Action) -> Checked {
-        let exited = self.mode == Mode::Exited && !matches!(action, Action::Return { .. });
+    pub(crate) fn act(&mut self, step: &Step<'_>, action: &Action) -> Checked {
+        // What comes late is handed back, also the right to save up.
+        let late = matches!(action, Action::Return { .. } | Action::EndSave { .. });
+        let exited = self.mode == Mode::Exited && !late;
         law(Law::Drains, !exited, || format!("{action:?} after the exit"))?;
         match action {
-            Action::Listen(pairs) => self.listen(pairs),
-            Action::Pull { lane, batch, wait } => self.pull(now, input, lane, *batch, *wait),
-            Action::Return { job } => self.returned(job),
-            Action::Claim { job, .. } => self.claim(job),
-            Action::Spawn { worker, plugin } => self.spawn(now, *worker, plugin),
-            Action::Run { worker, job } => self.run(now, *worker, job),
+            Action::Hear { plugin, ear } => self.hears(plugin, *ear),
+            Action::Open { queue } => {
+                let wanted = self.opens.remove(queue);
+                law(Law::Bells, wanted, || format!("{queue} is opened for no new reason"))
+            }
+            Action::Pull { queue, batch, wait } => self.pull(step, queue, *batch as usize, *wait),
+            Action::PassOn { queue, job, hops } => {
+                let said = self.passes.take();
+                let right = said.as_ref().is_some_and(|said| (&said.0, &said.1) == (queue, job));
+                let room = said.is_some_and(|(.., room)| room == Some(true));
+                let once = right && !room && *hops == 1;
+                law(Law::Hearing, once, || format!("{action:?}, rung: {right}, room: {room}"))
+            }
+            Action::Return { job, delay_ms } => self.returned(job, *delay_ms),
+            Action::Claim { job, ahead } => self.claim(job, *ahead),
+            Action::Spawn { worker, plugin, grant } => self.spawn(step, *worker, plugin, grant),
+            Action::Run { worker, job } => self.run(step, *worker, job),
             Action::CancelRun { worker, job } => self.cancel_run(*worker, job),
-            Action::StopWorker { worker } => self.stop_worker(*worker),
-            Action::KillWorker { worker } => self.kill(now, input, *worker),
-            Action::Conclude { job, how } => self.end(job, how.into()),
-            Action::Forget { job } => self.end(job, End::Forget),
-            Action::Exit => {
-                let left = self.jobs.len() + self.workers.len();
-                let asked = self.lanes.values().any(|facts| facts.asked > 0);
-                law(Law::Drains, self.mode == Mode::Draining, || "exit without a drain".to_owned())?;
-                law(Law::Drains, left == 0 && !asked, || format!("exit with {left} left, asked: {asked}"))?;
-                self.mode = Mode::Exited;
+            Action::StopWorker { worker } => self.stop_worker(step, *worker),
+            Action::KillWorker { worker } => self.kill(step, *worker),
+            Action::Warn { worker, text } => {
+                let said = self.warns.remove(worker);
+                law(Law::Overruns, said, || format!("{worker:?} is said for no new reason: {text}"))
+            }
+            Action::Look => {
+                self.looks = false;
                 Ok(())
             }
+            Action::Save { queue } => self.save(step, queue),
+            Action::EndSave { queue } => self.end_save(queue),
+            Action::Conclude { job, how } => self.end(job, how.into()),
+            Action::Forget { job } => self.end(job, End::Forget),
+            Action::Exit => self.exit(),
         }
     }
 
-    /// Checks what has to be true after a step.
-    pub(crate) fn settle(&self, now: Time, input: &Input, dispatcher: &Dispatcher) -> Checked {
-        for (job, hand) in &self.jobs {
-            let due = self.due(job, hand);
-            law(Law::SettledOnce, due.is_none(), || format!("{job} should end as {due:?}: {hand:?}"))?;
-            law(Law::SettledOnce, hand.at != At::Delivered, || format!("{job} is not answered"))?;
-            law(Law::Stops, !hand.ask, || format!("{job} was not asked to stop"))?;
-        }
-        for (id, worker) in &self.workers {
-            let late = matches!(input, Input::Tick) && self.overdue(now, worker);
-            law(Law::Stops, !late || worker.life == Life::Ending, || format!("{id:?} was not killed"))?;
-            let idle = worker.given.is_empty() && worker.life != Life::Ending;
-            law(Law::Drains, self.mode == Mode::Working || !idle, || format!("{id:?} is kept in a drain"))?;
-        }
-        let empty = self.jobs.is_empty() && self.workers.is_empty();
-        let left = self.mode == Mode::Draining && empty && self.lanes.values().all(|f| f.asked == 0);
-        law(Law::Drains, !left, || "nothing is left, and no exit".to_owned())?;
-        for name in self.plugins.keys() {
-            self.idle_slots(now, input, name)?;
-            self.bells(now, input, name)?;
-            self.shown(name, dispatcher)?;
-        }
-        let hearing: Vec<&PluginName> =
-            self.plugins.keys().filter(|name| !self.plugins[*name].gone).collect();
-        let right = self.mode != Mode::Working || hearing.iter().copied().eq(&self.listening);
-        law(Law::Bells, right, || format!("hears {:?}, not {hearing:?}", self.listening))?;
-        let counted = dispatcher.jobs_in_hand() == self.jobs.len();
-        law(Law::SettledOnce, counted, || format!("{} in hand", dispatcher.jobs_in_hand()))
-    }
-
-    fn listen(&mut self, pairs: &[(Class, PluginName)]) -> Checked {
-        let quiet = self.mode == Mode::Working || pairs.is_empty();
-        law(Law::Drains, quiet, || format!("listens to {pairs:?} in a drain"))?;
-        let both = pairs.chunks(2).all(|pair| {
-            let classes: Vec<&str> = pair.iter().map(|(class, _)| class.as_str()).collect();
-            classes == [Class::DEFAULT, Class::ANY] && pair[0].1 == pair[1].1
-        });
-        self.listening = pairs.iter().step_by(2).map(|(_, plugin)| plugin.clone()).collect();
-        law(Law::Bells, both, || format!("{pairs:?} lack a class"))
-    }
-
-    fn pull(&mut self, now: Time, input: &Input, lane: &Lane, batch: u32, wait: bool) -> Checked {
-        self.starts("pull")?;
-        let name = &lane.plugin;
-        let open = self.plugins.get(name).is_some_and(|known| !known.gone);
-        law(Law::PullOrder, open, || format!("{lane} is pulled, its plugin is gone"))?;
-        let beside = self.looked_for(name) > 0 || self.lanes[lane].asked > 0;
-        law(Law::PullOrder, !beside, || format!("{lane} is pulled beside another pull"))?;
-        let (held, capacity) = (self.held(name) + self.asked(name), self.capacity(name, now));
-        let fits = batch > 0 && held + batch as usize <= capacity;
-        law(Law::Capacity, fits, || format!("{batch} asked, {held} held of {capacity}"))?;
-        let unasked = |(higher, facts): &(&Lane, &LaneFacts)| higher.plugin == *name && facts.asked == 0;
-        for (higher, facts) in self.lanes.range(..lane.clone()).filter(unasked) {
-            let fresh = facts.empty_since.is_some_and(|at| now < at + self.config.idle_sweep_ms);
-            let passed = fresh && facts.bells == 0;
-            let urgent = higher.priority < lane.priority;
-            law(Law::PullOrder, passed || !urgent, || format!("{lane} is pulled, {higher} may hold some"))?;
-        }
-        let short = self.is_short(name);
-        let facts = self.lanes.get_mut(lane).unwrap();
-        let standing = wait && facts.bells == 0;
-        if standing {
-            let after = short && facts.lively && batch == 1;
-            law(Law::Bells, after, || format!("{lane} is pulled without a bell, and nothing came before"))?;
-            (facts.asked, facts.waiting, facts.standing, facts.lively) = (1, true, true, false);
-            return Ok(());
-        }
-        let patience = if frees(input) { self.config.empty_lane_ms } else { self.config.idle_sweep_ms };
-        let alone = facts.bells == 0 && facts.empty_since.is_some_and(|at| now < at + patience);
-        law(Law::PullOrder, !alone, || format!("{lane} was found empty at {:?}", facts.empty_since))?;
-        let answers = wait == (facts.bells > 0) && (!wait || batch <= facts.bells);
-        law(Law::Bells, answers, || {
-            format!("{batch} asked of {lane} (wait: {wait}), {} bells", facts.bells)
-        })?;
-        facts.asked = batch;
-        facts.bells = facts.bells.saturating_sub(batch);
-        (facts.waiting, facts.lively) = (wait, false);
+    fn exit(&mut self) -> Checked {
+        let processes = self.workers.values().filter(|worker| worker.is_process()).count();
+        let left = self.jobs.len() + processes;
+        let asked = self.shelves.values().any(|shelf| shelf.asked > 0);
+        law(Law::Drains, self.mode == Mode::Draining, || "exit without a drain".to_owned())?;
+        law(Law::Drains, left == 0 && !asked, || format!("exit with {left} left, asked: {asked}"))?;
+        self.mode = Mode::Exited;
         Ok(())
     }
 
-    fn returned(&mut self, job: &JobKey) -> Checked {
-        let hand = self.jobs.remove(job).filter(|hand| hand.at == At::Delivered);
-        let Some(hand) = hand else { return broken(Law::SettledOnce, format!("{job} cannot be returned")) };
-        let gone = self.plugins.get(&hand.plugin).is_none_or(|known| known.gone);
-        let right = gone || self.mode != Mode::Working;
-        law(Law::SettledOnce, right, || format!("{job} is returned, and could run"))
+    fn hears(&mut self, plugin: &PluginName, ear: Option<Ear>) -> Checked {
+        let before = self.ears.get(plugin).copied();
+        law(Law::Hearing, before != ear, || format!("{plugin} is heard as before: {ear:?}"))?;
+        match ear {
+            Some(ear) => self.ears.insert(plugin.clone(), ear),
+            None => self.ears.remove(plugin),
+        };
+        Ok(())
     }
 
-    fn claim(&mut self, job: &JobKey) -> Checked {
+    fn returned(&mut self, job: &JobKey, delay_ms: u64) -> Checked {
+        let hand = self.jobs.remove(job).filter(|hand| hand.at == At::Delivered);
+        let Some(hand) = hand else { return broken(Law::SettledOnce, format!("{job} cannot be returned")) };
+        self.went_back(&hand.queue, job);
+        let gone = self.plugins.get(hand.plugin()).is_none_or(|known| known.gone);
+        if gone || self.mode != Mode::Working {
+            return law(Law::SettledOnce, delay_ms == 0, || format!("{job} is kept from others"));
+        }
+        let never = self.never_fits(&hand);
+        law(Law::Unplaceable, never && delay_ms > 0, || format!("{job} is returned, and could run: {hand:?}"))
+    }
+
+    /// Whether a job asks, exactly, for more than this host will ever have.
+    fn never_fits(&self, hand: &Hand) -> bool {
+        let request = &self.plugins[hand.plugin()].spec.request;
+        let Some(own) = hand.resources.as_ref() else { return false };
+        place_when_empty(&request.raised(own).into(), &self.estate.room(&[])).is_err()
+    }
+
+    fn claim(&mut self, job: &JobKey, ahead: bool) -> Checked {
         self.starts("claim")?;
         let Some(hand) = self.jobs.get_mut(job).filter(|hand| hand.at == At::Delivered) else {
             return broken(Law::InOrder, format!("{job} is claimed, and was not just delivered"));
         };
         hand.at = At::Claiming;
-        let open = self.plugins.get(&hand.plugin).is_some_and(|known| !known.gone);
-        law(Law::InOrder, open, || format!("{job} is claimed for a plugin that is gone"))
+        let (hand, name) = (hand.clone(), hand.plugin().clone());
+        let open = self.plugins.get(&name).is_some_and(|known| !known.gone);
+        law(Law::InOrder, open, || format!("{job} is claimed for a plugin that is gone"))?;
+        law(Law::Unplaceable, !self.never_fits(&hand), || format!("{job} is claimed, and never fits"))?;
+        let live = || self.workers_of(&name).filter(|(_, worker)| worker.is_live());
+        let ready: usize = live().filter(|(_, w)| w.life == Life::Ready).map(|(_, w)| w.concurrency).sum();
+        let given: usize = live().map(|(_, worker)| worker.given.len()).sum();
+        let unplaced = self.jobs.values().filter(|hand| *hand.plugin() == name && hand.is_unplaced()).count();
+        let behind = self.ahead(&name) > 0 && ready > 0 && given + unplaced > ready;
+        law(Law::InOrder, ahead == behind, || format!("{job} is ahead: {ahead}, {given} given of {ready}"))
     }
 
-    fn spawn(&mut self, now: Time, id: WorkerId, name: &PluginName) -> Checked {
-        self.starts("spawn")?;
-        law(Law::KnownWorkers, self.newest < Some(id), || format!("{id:?} is not a new name"))?;
-        self.newest = Some(id);
-        let known = &self.plugins[name];
-        law(Law::Rests, now >= known.rest_until, || format!("{name} is started in its rest"))?;
-        let all = self.workers_of(name).count();
-        let fits = all < known.spec.max_workers as usize && !known.gone;
-        law(Law::Capacity, fits, || format!("{name} has {all} workers, and gets one more"))?;
-        let needed = known.waiting.len() > self.coming(name);
-        law(Law::Capacity, needed, || format!("{name} gets a worker that nothing waits for"))?;
-        let worker = Worker {
-            plugin: name.clone(),
-            life: Life::Starting,
-            given: Vec::new(),
-            concurrency: known.spec.concurrency as usize,
-        };
-        self.workers.insert(id, worker);
-        Ok(())
-    }
-
-    fn run(&mut self, now: Time, id: WorkerId, job: &JobKey) -> Checked {
+    fn run(&mut self, step: &Step<'_>, id: WorkerId, job: &JobKey) -> Checked {
         self.starts("run")?;
-        let Some(hand) = self.jobs.get_mut(job).filter(|hand| hand.at == At::Waiting) else {
+        let Some(hand) = self.jobs.get(job).filter(|hand| hand.at == At::Waiting).cloned() else {
             return broken(Law::InOrder, format!("{job} is run, and does not wait"));
         };
-        let ready = self.workers.get(&id).is_some_and(|w| w.life == Life::Ready && w.plugin == hand.plugin);
-        law(Law::KnownWorkers, ready, || format!("{job} is given to {id:?}, which is not ready"))?;
-        hand.at = At::With(id);
-        let name = hand.plugin.clone();
-        let oldest = self.plugins.get_mut(&name).unwrap().waiting.pop_front();
-        law(Law::Placement, oldest.as_ref() == Some(job), || format!("{job} goes before {oldest:?}"))?;
-        let slots = self.slots(&self.plugins[&name], &name);
-        let fewest = self.workers_of(&name).filter(|w| w.life == Life::Ready).map(|w| w.given.len()).min();
-        let given = &mut self.workers.get_mut(&id).unwrap().given;
-        law(Law::Placement, given.len() < slots, || format!("{id:?} has {given:?} of {slots}"))?;
-        law(Law::Placement, Some(given.len()) == fewest, || format!("{job} goes to the fuller {id:?}"))?;
-        given.push(job.clone());
-        self.begin(id, now);
+        let name = hand.plugin().clone();
+        let ready = |w: &&Worker| w.life == Life::Ready && w.plugin == name;
+        let Some(worker) = self.workers.get(&id).filter(ready).cloned() else {
+            return broken(Law::KnownWorkers, format!("{job} is given to {id:?}, which is not ready"));
+        };
+        let covered = self.serves(&worker, &hand);
+        law(Law::Placement, covered, || format!("{job} is given to {id:?}, which has too little"))?;
+        let free = self.free_slots(&worker);
+        law(Law::Placement, free > 0, || format!("{id:?} has {:?} already", worker.given))?;
+        // A seat that another class needs is left to it where this job has another.
+        let alone = self.wants().get(&name).is_none_or(|classes| classes.len() == 1);
+        let older = self.jobs.iter().filter(|_| alone).find(|(_, other)| {
+            let waits = other.at == At::Waiting && *other.plugin() == name && other.turn < hand.turn;
+            waits && self.takers(step, other).next().is_some()
+        });
+        law(Law::Placement, older.is_none(), || format!("{job} goes before {older:?}"))?;
+        let load = |w: &Worker| (w.given.len() >= w.concurrency, w.given.len());
+        let fewest = self.takers(step, &hand).map(|(_, worker)| load(worker)).min();
+        law(Law::Placement, !alone || fewest == Some(load(&worker)), || {
+            format!("{job} goes to the fuller {id:?}")
+        })?;
+        self.jobs.get_mut(job).unwrap().at = At::With(id);
+        self.workers.get_mut(&id).unwrap().given.push(job.clone());
+        self.begin(id, step.now);
         Ok(())
+    }
+
+    pub(crate) fn serves(&self, worker: &Worker, hand: &Hand) -> bool {
+        let need = self.need(hand.plugin(), &hand.queue.lane.class);
+        worker.covers(need.as_ref())
+    }
+
+    /// Ready workers that could take this job now.
+    pub(crate) fn takers<'a>(
+        &'a self,
+        step: &'a Step<'_>,
+        hand: &'a Hand,
+    ) -> impl Iterator<Item = (WorkerId, &'a Worker)> {
+        self.workers_of(hand.plugin()).filter(|(id, worker)| {
+            let leaves = worker.given.is_empty() && step.gives_way(*id);
+            worker.life == Life::Ready && !leaves && self.free_slots(worker) > 0 && self.serves(worker, hand)
+        })
     }
 
     fn cancel_run(&mut self, id: WorkerId, job: &JobKey) -> Checked {
@@ -203,35 +213,16 @@ impl Ledger {
         law(Law::Stops, asked, || format!("{job} is asked to stop for no new reason"))
     }
 
-    fn stop_worker(&mut self, id: WorkerId) -> Checked {
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return broken(Law::KnownWorkers, format!("{id:?} is stopped, and is not there"));
-        };
-        let idle = worker.life == Life::Ready && worker.given.is_empty();
-        worker.life = Life::Ending;
-        law(Law::Drains, idle && self.mode == Mode::Draining, || format!("{id:?} is let go"))
-    }
-
-    fn kill(&mut self, now: Time, input: &Input, id: WorkerId) -> Checked {
-        let Some(worker) = self.workers.get(&id) else {
-            return broken(Law::KnownWorkers, format!("{id:?} is killed, and is not there"));
-        };
-        let late = matches!(input, Input::Tick) && self.overdue(now, worker);
-        let unborn = self.mode == Mode::Draining && worker.life == Life::Starting;
-        let right = worker.life != Life::Ending && (late || unborn);
-        law(Law::Stops, right, || format!("{id:?} is killed: {worker:?}"))?;
-        self.workers.get_mut(&id).unwrap().life = Life::Ending;
-        Ok(())
-    }
-
     fn end(&mut self, job: &JobKey, end: End) -> Checked {
-        let Some(hand) = self.jobs.get(job) else {
+        let Some(hand) = self.jobs.get(job).cloned() else {
             return broken(Law::SettledOnce, format!("{job} ends as {end:?}, and is not in hand"));
         };
-        let due = self.due(job, hand);
-        law(Law::SettledOnce, due == Some(end), || format!("{job} ends as {end:?}, not {due:?}"))?;
-        if let Some(known) = self.plugins.get_mut(&hand.plugin) {
-            known.waiting.retain(|waiting| waiting != job);
+        let due = self.due(&hand);
+        let homeless = End::Retry(RetryCause::NotStarted);
+        let went = due.is_none() && end == homeless && self.is_homeless(&hand);
+        law(Law::SettledOnce, due == Some(end) || went, || format!("{job} ends as {end:?}, not {due:?}"))?;
+        if matches!(end, End::Retry(_) | End::Forget) {
+            self.went_back(&hand.queue, job);
         }
         if end == End::Forget {
             self.jobs.remove(job);
@@ -241,8 +232,28 @@ impl Ledger {
         Ok(())
     }
 
+    /// A job whose seat was lost, and that no worker here can take some time.
+    pub(crate) fn is_homeless(&self, hand: &Hand) -> bool {
+        let need = self.need(hand.plugin(), &hand.queue.lane.class);
+        let light = need.as_ref().is_some_and(|need| need.request.is_empty());
+        let live = self.workers_of(hand.plugin()).any(|(_, w)| w.is_live() && w.covers(need.as_ref()));
+        hand.at == At::Waiting && !light && !live && !self.is_waited_for(hand)
+    }
+
+    /// Whether room is made for a worker that would take this job.
+    fn is_waited_for(&self, hand: &Hand) -> bool {
+        let need = self.need(hand.plugin(), &hand.queue.lane.class);
+        let takes = |grant: &Grant| covers(grant, need.as_ref());
+        self.waited_for.iter().any(|worker| worker.plugin == *hand.plugin() && takes(&worker.grant))
+    }
+
+    /// Whether it has to end now, whatever as.
+    pub(crate) fn is_due(&self, hand: &Hand) -> Option<String> {
+        self.due(hand).map(|end| format!("{end:?}"))
+    }
+
     /// How a job has to end now, if it has to.
-    fn due(&self, job: &JobKey, hand: &Hand) -> Option<End> {
+    fn due(&self, hand: &Hand) -> Option<End> {
         let cause = hand.stop.map(|stop| stop.cause);
         let stopped = |otherwise: End| match cause {
             Some(Cause::Cancelled) => End::Cancelled,
@@ -251,94 +262,67 @@ impl Ledger {
             Some(Cause::Lost) => End::Forget,
             None => otherwise,
         };
+        let not_started = End::Retry(RetryCause::NotStarted);
         match hand.at {
             At::Delivered | At::Claiming | At::With(_) | At::Closing => None,
             At::Ended { obeyed } if obeyed || cause == Some(Cause::Lost) => Some(stopped(End::Reported)),
             At::Ended { .. } => Some(End::Reported),
-            At::Orphaned { crashed: true } => Some(stopped(End::Retry(RetryCause::WorkerCrashed))),
-            At::Orphaned { crashed: false } => Some(stopped(End::Retry(RetryCause::NotStarted))),
-            At::Waiting => {
-                let known = &self.plugins[&hand.plugin];
-                let hopeless = self.hopeless.as_ref() == Some(&hand.plugin) && known.waiting.contains(job);
-                let leaves = known.gone || self.mode != Mode::Working;
-                if cause.is_some() || leaves {
-                    Some(stopped(End::Retry(RetryCause::NotStarted)))
-                } else {
-                    hopeless.then_some(End::Failed(FailureKind::StartFailed))
+            At::Orphaned(how) => Some(match (how, cause) {
+                (Orphan::OverLimit, None | Some(Cause::Cancelled | Cause::TimedOut | Cause::Stopped)) => {
+                    End::Failed(FailureKind::OverLimit)
                 }
+                (Orphan::GpuFailed, None | Some(Cause::Stopped)) => End::Retry(RetryCause::GpuFailed),
+                (Orphan::Crashed, None) => End::Retry(RetryCause::WorkerCrashed),
+                _ => stopped(not_started),
+            }),
+            At::Waiting => {
+                let leaves = self.plugins[hand.plugin()].gone || self.mode != Mode::Working;
+                if cause.is_some() || leaves {
+                    return Some(stopped(not_started));
+                }
+                let hopeless = self.hopeless.as_ref() == Some(hand.plugin());
+                let other = self.workers_of(hand.plugin()).any(|(_, w)| w.is_live() && self.serves(w, hand));
+                (hopeless && !other && !self.is_waited_for(hand))
+                    .then_some(End::Failed(FailureKind::StartFailed))
             }
         }
     }
 
-    /// Whether a run on this worker had its grace and did not stop.
-    fn overdue(&self, now: Time, worker: &Worker) -> bool {
-        worker.given.iter().any(|job| self.jobs[job].stop.is_some_and(|stop| stop.kill_at <= now))
-    }
-
-    fn starts(&self, what: &str) -> Checked {
+    pub(crate) fn starts(&self, what: &str) -> Checked {
         law(Law::Drains, self.mode == Mode::Working, || format!("a {what} in a drain"))
     }
 
-    /// Runs for which workers are coming up.
-    fn coming(&self, name: &PluginName) -> usize {
-        let starting = self.workers_of(name).filter(|w| w.life == Life::Starting).count();
-        starting * self.plugins[name].spec.concurrency as usize
+    fn save(&mut self, step: &Step<'_>, queue: &Queue) -> Checked {
+        self.starts("saving")?;
+        let Saving { asked, kept, resting, .. } = &self.saving;
+        let one = asked.is_none() && kept.is_none();
+        law(Law::Saving, one, || format!("{queue} is saved up for beside {asked:?} {kept:?}"))?;
+        let old = match step.input {
+            Input::Facts(facts) => facts.waiting.get(queue).copied().unwrap_or(0),
+            _ => 0,
+        };
+        let waits = old >= self.config.save_after_ms && !resting.contains_key(queue);
+        law(Law::Saving, waits, || format!("{queue} is saved up for, and waits for {old} ms"))?;
+        let name = &queue.lane.plugin;
+        let here = self.plugins.get(name).is_some_and(|known| !known.gone);
+        law(Law::Saving, here, || format!("{queue} is saved up for, and cannot run here"))?;
+        let fits = self.surely_fits(name, &queue.lane.class, step.now);
+        law(Law::Saving, !fits, || format!("{queue} is saved up for, and fits"))?;
+        self.saving.asked = Some(queue.clone());
+        Ok(())
     }
 
-    /// Nothing waits beside a free slot, or beside room for a worker.
-    fn idle_slots(&self, now: Time, input: &Input, name: &PluginName) -> Checked {
-        let known = &self.plugins[name];
-        let slots = self.slots(known, name);
-        let free = self.workers_of(name).any(|w| w.life == Life::Ready && w.given.len() < slots);
-        let waits = known.waiting.len();
-        law(Law::Placement, waits == 0 || !free, || format!("{waits} wait beside a free slot of {name}"))?;
-        let looked_at = matches!(input, Input::Tick) && now >= known.rest_until;
-        let room = self.workers_of(name).count() < known.spec.max_workers as usize;
-        let lacking = looked_at && room && !known.gone && waits > self.coming(name);
-        law(Law::Placement, !lacking, || format!("{waits} wait for {name}, and none is started"))
-    }
-
-    /// Where there is room, no bell and no unseen lane is left without a pull.
-    fn bells(&self, now: Time, input: &Input, name: &PluginName) -> Checked {
-        let rung = matches!(input, Input::Bell { lane } if lane.plugin == *name);
-        let looked_at = rung || matches!(input, Input::Tick | Input::Reconnected);
-        let open = self.mode == Mode::Working && !self.plugins[name].gone;
-        let full = self.held(name) + self.asked(name) >= self.capacity(name, now);
-        if !looked_at || !open || self.looked_for(name) > 0 || full {
+    fn end_save(&mut self, queue: &Queue) -> Checked {
+        if self.saving.ends.take_if(|ends| ends == queue).is_some() {
             return Ok(());
         }
-        let hopeful = self.lanes.iter().find(|(lane, facts)| {
-            let old = facts.empty_since.is_none_or(|at| now >= at + self.config.idle_sweep_ms);
-            lane.plugin == *name && facts.asked == 0 && (facts.bells > 0 || old)
-        });
-        law(Law::Bells, hopeful.is_none(), || format!("{hopeful:?} is not pulled"))
+        // What was granted just now may be out of reach.
+        let out_of_reach =
+            self.saving.fresh && self.saving.kept.take_if(|kept| kept.queue == *queue).is_some();
+        law(Law::Saving, out_of_reach, || format!("{queue} is given up: {:?}", self.saving.kept))
     }
 
-    /// The heartbeat's numbers are the ledger's.
-    fn shown(&self, name: &PluginName, dispatcher: &Dispatcher) -> Checked {
-        let live: Vec<&Worker> = self.workers_of(name).filter(|w| w.life != Life::Ending).collect();
-        let given: usize = live.iter().map(|worker| worker.given.len()).sum();
-        let spec = &self.plugins[name].spec;
-        let view = dispatcher.view(name);
-        let shown = (view.workers as usize, view.running as usize, view.slots);
-        let right = shown == (live.len(), given, spec.concurrency * spec.max_workers);
-        law(Law::Placement, right, || format!("{name} shows {shown:?}, has {} and {given}", live.len()))
+    pub(crate) fn is_open(&self, queue: &Queue) -> bool {
+        self.shelves.get(queue).is_some_and(|shelf| shelf.door == Door::Open)
     }
-}
-
-/// Whether a slot may become free by this, so that lanes are looked at sooner.
-fn frees(input: &Input) -> bool {
-    matches!(
-        input,
-        Input::RunEnded { .. }
-            | Input::NotClaimed { .. }
-            | Input::Claimed { .. }
-            | Input::Lost { .. }
-            | Input::WorkerExited { .. }
-            | Input::WorkerFailed { .. }
-    )
-}
-
-pub(crate) fn broken(law: Law, said: String) -> Checked {
-    Err(Broken { law, said })
 }

@@ -1,10 +1,26 @@
-//! The ledger: what an onlooker knows from the inputs and actions alone. Owns no decisions; `checks` compares.
+//! The ledger: what an onlooker knows from the inputs and actions alone. Owns no decisions; `notes` writes down what
+//! happens, `checks` compares what is done.
 
-use super::lanes;
-use grange_dispatch::{Config, Input, JobLimits, PluginSpec, Time, WorkerId};
-use grange_protocol::name::PluginName;
-use grange_protocol::subject::{JobKey, Lane};
-use std::collections::{BTreeMap, VecDeque};
+use super::estate::{Estate, Held, covers};
+use super::farm::{self, SHORT};
+use super::shelf::Shelf;
+use grange_dispatch::{
+    Config, Ear, Facts, Grant, Input, JobLimits, PluginSpec, Time, WorkerId, WorkerUse, WorkerView,
+};
+use grange_protocol::fit::Need;
+use grange_protocol::name::{Class, JobId, Owner, PluginName};
+use grange_protocol::resource::ResourceRequest;
+use grange_protocol::subject::{JobKey, Queue};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How a job lost its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Orphan {
+    Crashed,
+    NotStarted,
+    GpuFailed,
+    OverLimit,
+}
 
 /// Where a job in hand is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +33,7 @@ pub(crate) enum At {
     Ended {
         obeyed: bool,
     },
-    /// Its worker is gone; `crashed`: by itself, while this ran.
-    Orphaned {
-        crashed: bool,
-    },
+    Orphaned(Orphan),
     Closing,
 }
 
@@ -40,15 +53,31 @@ pub(crate) struct Stop {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Hand {
-    pub(crate) plugin: PluginName,
+    pub(crate) queue: Queue,
     pub(crate) at: At,
     pub(crate) limits: JobLimits,
+    pub(crate) resources: Option<ResourceRequest>,
+    /// In the order of the claims.
+    pub(crate) turn: usize,
     pub(crate) began: bool,
     /// When it is over time, from its beginning.
     pub(crate) deadline: Option<Time>,
     pub(crate) stop: Option<Stop>,
     /// Its run has to be asked to stop in this step.
     pub(crate) ask: bool,
+    /// In which step its seat was promised.
+    pub(crate) step: usize,
+}
+
+impl Hand {
+    pub(crate) fn plugin(&self) -> &PluginName {
+        &self.queue.lane.plugin
+    }
+
+    /// It needs a place in a worker, and has none yet.
+    pub(crate) fn is_unplaced(&self) -> bool {
+        matches!(self.at, At::Delivered | At::Claiming | At::Waiting)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +86,8 @@ pub(crate) enum Life {
     Ready,
     /// Let go, or killed.
     Ending,
+    /// Its processes are gone since then; its memory is not seen to be back.
+    Returning(Time),
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +96,31 @@ pub(crate) struct Worker {
     pub(crate) life: Life,
     pub(crate) given: Vec<JobKey>,
     pub(crate) concurrency: usize,
+    pub(crate) grant: Grant,
+    pub(crate) used: WorkerUse,
+    pub(crate) idle_since: Time,
+    pub(crate) warned: bool,
+    /// Why it is killed, where that decides how its runs end.
+    pub(crate) fault: Option<Orphan>,
+}
+
+impl Worker {
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.life, Life::Starting | Life::Ready)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.life == Life::Ready && self.given.is_empty()
+    }
+
+    /// Whether it can run what needs this.
+    pub(crate) fn covers(&self, need: Option<&Need>) -> bool {
+        covers(&self.grant, need)
+    }
+
+    pub(crate) fn is_process(&self) -> bool {
+        !matches!(self.life, Life::Returning(_))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -73,24 +129,9 @@ pub(crate) struct Plugin {
     pub(crate) gone: bool,
     /// A run of it ended by itself, so its length is known.
     pub(crate) learned: bool,
-    pub(crate) waiting: VecDeque<JobKey>,
     pub(crate) rest_until: Time,
-    failures: u32,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct LaneFacts {
-    pub(crate) asked: u32,
-    /// Bells that no pull has answered.
-    pub(crate) bells: u32,
-    /// When a pull found nothing more; none since found as much as it looked for.
-    pub(crate) empty_since: Option<Time>,
-    /// The pull that is out answers bells.
-    pub(crate) waiting: bool,
-    /// The pull that is out was made without a bell, after one that was answered.
-    pub(crate) standing: bool,
-    /// The last pull that answered bells was answered in full.
-    pub(crate) lively: bool,
+    pub(crate) failures: u32,
+    pub(crate) warm_elsewhere: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,18 +141,65 @@ pub(crate) enum Mode {
     Exited,
 }
 
+/// Room that is saved up.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) queue: Queue,
+    pub(crate) until: Time,
+    pub(crate) level: u8,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Saving {
+    pub(crate) asked: Option<Queue>,
+    pub(crate) kept: Option<Kept>,
+    /// What is kept was granted in this step, and may turn out to be out of reach.
+    pub(crate) fresh: bool,
+    /// This has to be given up in this step.
+    pub(crate) ends: Option<Queue>,
+    pub(crate) resting: BTreeMap<Queue, Time>,
+}
+
 pub(crate) struct Ledger {
     pub(crate) config: Config,
     pub(crate) mode: Mode,
+    pub(crate) step: usize,
+    /// The last step in which seats may have been lost that were promised before.
+    pub(crate) shaken: usize,
     pub(crate) plugins: BTreeMap<PluginName, Plugin>,
-    pub(crate) lanes: BTreeMap<Lane, LaneFacts>,
+    pub(crate) shelves: BTreeMap<Queue, Shelf>,
     pub(crate) jobs: BTreeMap<JobKey, Hand>,
+    pub(crate) claims: usize,
+    pub(crate) turns: usize,
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    pub(crate) estate: Estate,
     /// What was spawned last: names are not used twice.
     pub(crate) newest: Option<WorkerId>,
-    /// Jobs of this plugin that waited when the last worker did not come up.
+    /// A worker of this plugin did not come up in this step.
     pub(crate) hopeless: Option<PluginName>,
-    pub(crate) listening: Vec<PluginName>,
+    pub(crate) ears: BTreeMap<PluginName, Ear>,
+    pub(crate) facts: Option<(Time, Facts)>,
+    pub(crate) resting_owners: BTreeMap<Owner, Time>,
+    pub(crate) saving: Saving,
+    /// Workers that have to be killed, or said to overrun, in this step.
+    pub(crate) kills: BTreeSet<WorkerId>,
+    pub(crate) warns: BTreeSet<WorkerId>,
+    /// Queues whose consumers have to be made in this step.
+    pub(crate) opens: BTreeSet<Queue>,
+    /// A bell that may have to be passed on in this step, and whether there is room for it, where that is certain.
+    pub(crate) passes: Option<(Queue, JobId, Option<bool>)>,
+    /// The host has to be looked at in this step.
+    pub(crate) looks: bool,
+    /// The last step after which something of a plugin was asked for, or had no place.
+    pub(crate) last_wanted: BTreeMap<PluginName, usize>,
+    /// When something last ended here, so that a slot may have become free.
+    pub(crate) last_freed: Option<Time>,
+    /// Idle workers that were giving way after the last step.
+    pub(crate) giving_way: BTreeSet<WorkerId>,
+    /// Workers for which room is made, before or after this step.
+    pub(crate) waited_for: Vec<WorkerView>,
+    /// Workers that were let go in this step to make room.
+    pub(crate) evicted: Vec<WorkerId>,
 }
 
 impl Ledger {
@@ -119,116 +207,112 @@ impl Ledger {
         Self {
             config,
             mode: Mode::Working,
+            step: 0,
+            shaken: 0,
             plugins: BTreeMap::new(),
-            lanes: BTreeMap::new(),
+            shelves: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            claims: 0,
+            turns: 0,
             workers: BTreeMap::new(),
+            estate: Estate::new(config),
             newest: None,
             hopeless: None,
-            listening: Vec::new(),
+            ears: BTreeMap::new(),
+            facts: None,
+            resting_owners: BTreeMap::new(),
+            saving: Saving::default(),
+            kills: BTreeSet::new(),
+            warns: BTreeSet::new(),
+            opens: BTreeSet::new(),
+            passes: None,
+            looks: false,
+            last_wanted: BTreeMap::new(),
+            last_freed: None,
+            giving_way: BTreeSet::new(),
+            waited_for: Vec::new(),
+            evicted: Vec::new(),
         }
     }
 
-    /// Writes down what happened, before the dispatcher answers.
-    pub(crate) fn note(&mut self, now: Time, input: &Input) {
-        self.hopeless = None;
-        match input {
-            Input::PluginReady { plugin, spec } => self.open(plugin, spec),
-            Input::PluginGone { plugin } => self.close(plugin),
-            Input::Bell { lane } => {
-                if let Some(facts) = self.open_lane(lane) {
-                    facts.bells += 1;
-                }
-            }
-            Input::Delivered { lane, job, limits } => self.delivered(lane, job, *limits),
-            Input::Unusable { lane } => self.came(lane),
-            Input::PullEnded { lane } => {
-                if let Some(facts) = self.lanes.get_mut(lane).filter(|facts| facts.asked > 0) {
-                    facts.asked = 0;
-                    (facts.waiting, facts.standing, facts.lively) = (false, false, false);
-                    facts.empty_since = Some(now);
-                }
-            }
-            Input::Reconnected => self.lanes.values_mut().for_each(|facts| *facts = LaneFacts::default()),
-            Input::Claimed { job } => {
-                if let Some(hand) = self.jobs.get_mut(job).filter(|hand| hand.at == At::Claiming) {
-                    hand.at = At::Waiting;
-                    self.plugins.get_mut(&hand.plugin).unwrap().waiting.push_back(job.clone());
-                }
-            }
-            Input::NotClaimed { job } => {
-                self.jobs.retain(|key, hand| key != job || hand.at != At::Claiming);
-            }
-            Input::WorkerReady { worker } => self.came_up(*worker),
-            Input::WorkerFailed { worker, .. } => self.failed(*worker, now),
-            Input::WorkerExited { worker } => self.exited(*worker),
-            Input::RunEnded { job, end } => self.ended(job, end.cancelled, now),
-            Input::Settled { job } => self.jobs.retain(|key, hand| key != job || hand.at != At::Closing),
-            Input::CancelRequested { job } => self.stop(job, Cause::Cancelled, now),
-            Input::Lost { job } => self.stop(job, Cause::Lost, now),
-            Input::Tick => self.time_out(now),
-            Input::DrainRequested => self.drain(),
-            Input::StopRequested => {
-                self.drain();
-                for job in self.jobs.keys().cloned().collect::<Vec<_>>() {
-                    self.stop(&job, Cause::Stopped, now);
-                }
-            }
-        }
+    /// How many runs may be held ahead of each slot.
+    pub(crate) fn ahead(&self, name: &PluginName) -> usize {
+        let short = self.plugins[name].learned && farm::run_ms(name) < 4.0;
+        if short { self.config.pull_ahead_max as usize } else { 0 }
     }
 
-    /// How many runs one worker may have in hand.
-    pub(crate) fn slots(&self, plugin: &Plugin, name: &PluginName) -> usize {
-        let short = plugin.learned && name.as_str() == super::life::SHORT;
-        plugin.spec.concurrency as usize * if short { 1 + self.config.pull_ahead_max as usize } else { 1 }
+    /// How many runs a new worker could have in hand.
+    pub(crate) fn slots(&self, name: &PluginName) -> usize {
+        self.plugins[name].spec.concurrency as usize * (1 + self.ahead(name))
     }
 
-    /// How many runs the plugin could have in hand now.
-    pub(crate) fn capacity(&self, name: &PluginName, now: Time) -> usize {
-        let plugin = &self.plugins[name];
-        let count = |f: &dyn Fn(Life) -> bool| self.workers_of(name).filter(|w| f(w.life)).count();
-        let workers = if now < plugin.rest_until {
-            count(&|life| life != Life::Ending)
-        } else {
-            (plugin.spec.max_workers as usize).saturating_sub(count(&|life| life == Life::Ending))
-        };
-        workers * self.slots(plugin, name)
+    /// How many more runs a worker could have in hand.
+    pub(crate) fn free_slots(&self, worker: &Worker) -> usize {
+        let slots = worker.concurrency * (1 + self.ahead(&worker.plugin));
+        if worker.is_live() { slots.saturating_sub(worker.given.len()) } else { 0 }
+    }
+
+    /// Whether jobs of a plugin never take anything of the host.
+    pub(crate) fn is_light(&self, name: &PluginName) -> bool {
+        matches!(name.as_str(), SHORT | "long")
+    }
+
+    pub(crate) fn need(&self, name: &PluginName, class: &Class) -> Option<Need> {
+        farm::need(class, &self.plugins[name].spec)
     }
 
     /// Tickets of a plugin in hand that are not being closed.
     pub(crate) fn held(&self, name: &PluginName) -> usize {
-        self.jobs.values().filter(|hand| hand.plugin == *name && hand.at != At::Closing).count()
+        self.jobs.values().filter(|hand| hand.plugin() == name && hand.at != At::Closing).count()
+    }
+
+    pub(crate) fn shelves_of(&self, name: &PluginName) -> impl Iterator<Item = (&Queue, &Shelf)> {
+        self.shelves.iter().filter(move |(queue, _)| queue.lane.plugin == *name)
     }
 
     pub(crate) fn asked(&self, name: &PluginName) -> usize {
-        self.lanes.iter().filter(|(lane, _)| lane.plugin == *name).map(|(_, f)| f.asked as usize).sum()
+        self.shelves_of(name).map(|(_, shelf)| shelf.asked as usize).sum()
     }
 
-    /// Tickets asked for by pulls that look for what is there.
-    pub(crate) fn looked_for(&self, name: &PluginName) -> usize {
-        let looking = self.lanes.iter().filter(|(lane, facts)| lane.plugin == *name && !facts.standing);
-        looking.map(|(_, facts)| facts.asked as usize).sum()
+    /// Whether a pull is out that looks for what is there.
+    pub(crate) fn is_looking(&self, name: &PluginName) -> bool {
+        self.shelves_of(name).any(|(_, shelf)| shelf.asked > 0 && !shelf.standing)
     }
 
-    /// Whether the plugin's runs are known to be short.
-    pub(crate) fn is_short(&self, name: &PluginName) -> bool {
-        self.plugins[name].learned && name.as_str() == super::life::SHORT
+    pub(crate) fn workers_of(&self, name: &PluginName) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        self.workers.iter().filter(move |(_, worker)| worker.plugin == *name).map(|(id, w)| (*id, w))
     }
 
-    pub(crate) fn workers_of(&self, name: &PluginName) -> impl Iterator<Item = &Worker> {
-        self.workers.values().filter(move |worker| worker.plugin == *name)
+    pub(crate) fn is_warm(&self, name: &PluginName) -> bool {
+        self.workers_of(name).any(|(id, worker)| worker.life == Life::Ready && !self.giving_way.contains(&id))
     }
 
-    /// Gives jobs that run, and have no deadline yet, theirs.
-    pub(crate) fn begin(&mut self, id: WorkerId, now: Time) {
-        let Some(worker) = self.workers.get(&id) else { return };
-        for job in worker.given.iter().take(worker.concurrency) {
-            let hand = self.jobs.get_mut(job).unwrap();
-            let timeout = hand.limits.timeout_ms.or(self.plugins[&hand.plugin].spec.timeout_ms);
-            if !std::mem::replace(&mut hand.began, true) {
-                hand.deadline = timeout.map(|timeout| now + timeout);
+    /// How long an agent without a loaded worker leaves a ticket to those who have one.
+    pub(crate) fn patience_ms(&self, name: &PluginName) -> Time {
+        match self.plugins.get(name) {
+            Some(known) if known.warm_elsewhere && !self.is_warm(name) => {
+                (known.spec.start_ms.unwrap_or(0) / 100).clamp(3, 250)
             }
+            _ => 0,
         }
+    }
+
+    /// All that is held of the host.
+    pub(crate) fn all_held(&self) -> Vec<Held<'_>> {
+        self.workers.values().map(|worker| (&worker.grant, &worker.used)).collect()
+    }
+
+    /// How many more tickets of an owner may be asked for.
+    pub(crate) fn owner_room(&self, owner: &Owner) -> usize {
+        if self.resting_owners.contains_key(owner) {
+            return 0;
+        }
+        let Some(most) = self.config.owner_running_max else { return usize::MAX };
+        let here = self.jobs.keys().filter(|job| job.owner == *owner).count();
+        let asked = self.shelves.iter().filter(|(queue, _)| queue.owner == *owner);
+        let asked: usize = asked.map(|(_, shelf)| shelf.asked as usize).sum();
+        let elsewhere = self.facts.as_ref().and_then(|(_, facts)| facts.running_elsewhere.get(owner));
+        (most as usize).saturating_sub(here + asked + elsewhere.copied().unwrap_or(0) as usize)
     }
 
     /// Whether a repeated input says nothing new, so that it must change nothing.
@@ -243,140 +327,26 @@ impl Ledger {
                 self.workers.get(worker).is_none_or(|worker| worker.life != Life::Starting)
             }
             Input::WorkerFailed { worker, .. } | Input::WorkerExited { worker } => {
-                !self.workers.contains_key(worker)
+                !self.workers.get(worker).is_some_and(Worker::is_process)
             }
-            Input::PullEnded { lane } => self.lanes.get(lane).is_none_or(|facts| facts.asked == 0),
+            Input::PullEnded { queue } => self.shelves.get(queue).is_none_or(|shelf| shelf.asked == 0),
             Input::DrainRequested => self.mode != Mode::Working,
+            Input::Host(reading) => reading.taken_at < self.estate.taken_at,
             Input::PluginReady { .. }
             | Input::PluginGone { .. }
+            | Input::Unquarantined { .. }
+            | Input::Facts(_)
+            | Input::QueueOpen { .. }
+            | Input::QueueClosed { .. }
             | Input::Bell { .. }
             | Input::Delivered { .. }
             | Input::Unusable { .. }
             | Input::Reconnected
+            | Input::OwnerFull { .. }
+            | Input::SaveGranted { .. }
+            | Input::SaveRefused { .. }
             | Input::Tick
             | Input::StopRequested => false,
-        }
-    }
-
-    /// What is out stays out; what was known of the lanes is forgotten.
-    fn open(&mut self, name: &PluginName, spec: &PluginSpec) {
-        let known = self.plugins.entry(name.clone()).or_insert_with(|| Plugin {
-            spec: spec.clone(),
-            gone: true,
-            learned: false,
-            waiting: VecDeque::new(),
-            rest_until: 0,
-            failures: 0,
-        });
-        known.spec = spec.clone();
-        if std::mem::take(&mut known.gone) {
-            for lane in lanes(name) {
-                let facts = self.lanes.entry(lane).or_default();
-                *facts = LaneFacts { asked: facts.asked, ..LaneFacts::default() };
-            }
-        }
-    }
-
-    fn close(&mut self, name: &PluginName) {
-        if let Some(known) = self.plugins.get_mut(name) {
-            known.gone = true;
-        }
-    }
-
-    fn open_lane(&mut self, lane: &Lane) -> Option<&mut LaneFacts> {
-        self.plugins.get(&lane.plugin).filter(|known| !known.gone)?;
-        self.lanes.get_mut(lane)
-    }
-
-    /// A pull brought one of what it asked for.
-    fn came(&mut self, lane: &Lane) {
-        let Some(facts) = self.lanes.get_mut(lane).filter(|facts| facts.asked > 0) else { return };
-        facts.asked -= 1;
-        if facts.asked == 0 && facts.waiting {
-            (facts.waiting, facts.standing, facts.lively) = (false, false, true);
-        } else if facts.asked == 0 {
-            facts.empty_since = None;
-        }
-    }
-
-    fn delivered(&mut self, lane: &Lane, job: &JobKey, limits: JobLimits) {
-        self.came(lane);
-        self.jobs.entry(job.clone()).or_insert_with(|| Hand {
-            plugin: lane.plugin.clone(),
-            at: At::Delivered,
-            limits,
-            began: false,
-            deadline: None,
-            stop: None,
-            ask: false,
-        });
-    }
-
-    fn came_up(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id).filter(|w| w.life == Life::Starting) else { return };
-        worker.life = Life::Ready;
-        let known = self.plugins.get_mut(&worker.plugin).unwrap();
-        (known.failures, known.rest_until) = (0, 0);
-    }
-
-    fn failed(&mut self, id: WorkerId, now: Time) {
-        if self.workers.get(&id).is_none_or(|worker| worker.life != Life::Starting) {
-            return self.exited(id);
-        }
-        let Some(worker) = self.workers.remove(&id) else { return };
-        let known = self.plugins.get_mut(&worker.plugin).unwrap();
-        let pause = self.config.start_backoff_ms.saturating_mul(1 << known.failures.min(40));
-        known.failures += 1;
-        known.rest_until = now + pause.min(self.config.start_backoff_max_ms);
-        if self.workers_of(&worker.plugin).all(|other| other.life == Life::Ending) {
-            self.hopeless = Some(worker.plugin);
-        }
-    }
-
-    fn exited(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.remove(&id) else { return };
-        for (place, job) in worker.given.iter().enumerate() {
-            let crashed = place < worker.concurrency && worker.life == Life::Ready;
-            self.jobs.get_mut(job).unwrap().at = At::Orphaned { crashed };
-        }
-    }
-
-    fn ended(&mut self, job: &JobKey, obeyed: bool, now: Time) {
-        let Some(hand) = self.jobs.get_mut(job) else { return };
-        let At::With(id) = hand.at else { return };
-        hand.at = At::Ended { obeyed };
-        self.plugins.get_mut(&hand.plugin).unwrap().learned |= !obeyed;
-        self.workers.get_mut(&id).unwrap().given.retain(|given| given != job);
-        self.begin(id, now);
-    }
-
-    fn stop(&mut self, job: &JobKey, cause: Cause, now: Time) {
-        let Some(hand) = self.jobs.get_mut(job) else { return };
-        let grace = hand.limits.cancel_grace_ms.unwrap_or(self.plugins[&hand.plugin].spec.cancel_grace_ms);
-        match hand.stop.as_mut() {
-            Some(stop) if cause == Cause::Lost => stop.cause = cause,
-            Some(_) => {}
-            None => {
-                hand.stop = Some(Stop { cause, kill_at: now + grace });
-                hand.ask = matches!(hand.at, At::With(_));
-            }
-        }
-    }
-
-    fn time_out(&mut self, now: Time) {
-        let late = |hand: &Hand| {
-            matches!(hand.at, At::With(_)) && hand.stop.is_none() && hand.deadline.is_some_and(|d| d <= now)
-        };
-        let jobs: Vec<JobKey> =
-            self.jobs.iter().filter(|(_, hand)| late(hand)).map(|(job, _)| job.clone()).collect();
-        for job in jobs {
-            self.stop(&job, Cause::TimedOut, now);
-        }
-    }
-
-    fn drain(&mut self) {
-        if self.mode == Mode::Working {
-            self.mode = Mode::Draining;
         }
     }
 }

@@ -1,18 +1,26 @@
-//! A farm of fakes around one dispatcher, and a ledger that checks every step of its life against the laws.
+//! A farm of fakes around one dispatcher, and an onlooker who checks every step of its life against the laws.
 //!
 //! ```text
 //!  choices ─► life ─► world (broker, records, workers) ─► Input ─► Dispatcher ─► Action ─► world
-//!                                                           └───────► ledger ◄──────┘
+//!                       └─ machine (GPUs, memory)            └───────► ledger ◄──────┘
+//!                                                                  (checks, seats)
 //! ```
 
+mod after;
 mod checks;
+mod estate;
+mod farm;
 mod ledger;
 pub(crate) mod life;
+mod machine;
+mod notes;
+mod pulls;
+mod rooms;
+mod seats;
+mod shelf;
+mod watch;
 mod world;
 
-use grange_protocol::name::{Class, JobId, Owner, PluginName};
-use grange_protocol::subject::{JobKey, Lane};
-use grange_protocol::ticket::Priority;
 use std::fmt;
 
 /// What always holds.
@@ -28,10 +36,12 @@ pub(crate) enum Law {
     KnownWorkers,
     /// What is asked for and what is held can all start; workers never outnumber the limit.
     Capacity,
-    /// One pull per plugin beside standing ones, from the highest lane that may hold something.
+    /// One pull per plugin beside standing ones; no lower queue before a higher one that may hold something and fits.
     PullOrder,
-    /// A bell is answered by a pull of its lane as soon as there is room.
+    /// A bell is answered by a pull of its queue as soon as there is room.
     Bells,
+    /// Bells are heard as befits the room that there is, and passed on where there is none.
+    Hearing,
     /// Asked once, and the worker is killed once, at the end of the grace.
     Stops,
     /// A worker that does not come up makes the next one wait, longer each time.
@@ -40,10 +50,32 @@ pub(crate) enum Law {
     Drains,
     /// Late and unknown inputs do nothing.
     LateInputs,
-    /// In a healthy farm every ticket comes to its end.
+    /// In a healthy farm every ticket that fits comes to its end.
     Liveness,
     /// Equal inputs give equal actions.
     Equality,
+    /// What is given away, and what others use, is never more than there is.
+    Booking,
+    /// What the dispatcher shows is what it gave: granted and free are the whole.
+    Accounts,
+    /// A grant comes back when the memory is seen to be back; else the GPU is quarantined.
+    Returning,
+    /// Only idle workers leave, the least recently used first, no more than needed, and for a reason.
+    Eviction,
+    /// No owner has more than the cap.
+    OwnerCap,
+    /// One queue at a time is saved up for, and what is kept is kept.
+    Saving,
+    /// What can never be placed here is never pulled, or goes back.
+    Unplaceable,
+    /// Without a loaded worker, others that have one go first.
+    Cold,
+    /// A GPU that fails loses its workers, and their jobs are tried elsewhere.
+    Faults,
+    /// A worker that uses more than it was given is said once, or killed.
+    Overruns,
+    /// A tick is asked for when something is due, and never for the past.
+    Wakes,
 }
 
 /// A law that was broken, and how.
@@ -63,7 +95,11 @@ pub(crate) type Checked = Result<(), Broken>;
 
 /// Holds, or is broken in these words.
 pub(crate) fn law(law: Law, holds: bool, said: impl FnOnce() -> String) -> Checked {
-    if holds { Ok(()) } else { Err(Broken { law, said: said() }) }
+    if holds { Ok(()) } else { broken(law, said()) }
+}
+
+pub(crate) fn broken(law: Law, said: String) -> Checked {
+    Err(Broken { law, said })
 }
 
 /// Takes one decision after another from a list of numbers. Used up: always the first, mildest one.
@@ -92,6 +128,11 @@ impl Choices {
         usize::from(number) % n.max(1)
     }
 
+    /// One of these.
+    pub(crate) fn of<T: Clone>(&mut self, choices: &[T]) -> T {
+        choices[self.pick(choices.len())].clone()
+    }
+
     pub(crate) fn one_in(&mut self, n: usize) -> bool {
         self.pick(n) == n - 1
     }
@@ -99,18 +140,4 @@ impl Choices {
     pub(crate) fn is_empty(&self) -> bool {
         self.used >= self.numbers.len()
     }
-}
-
-pub(crate) fn plugin(name: &str) -> PluginName {
-    PluginName::new(name).unwrap()
-}
-
-pub(crate) fn lanes(plugin: &PluginName) -> Vec<Lane> {
-    let classes = || [Class::plugin_default(), Class::any()];
-    let lane = |priority, class| Lane { priority, class, plugin: plugin.clone() };
-    Priority::ALL.into_iter().flat_map(|p| classes().map(|c| lane(p, c))).collect()
-}
-
-pub(crate) fn key(n: usize) -> JobKey {
-    JobKey { owner: Owner::new("alice").unwrap(), job: JobId::new(format!("j{n}")).unwrap() }
 }
