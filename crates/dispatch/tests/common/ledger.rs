@@ -261,11 +261,6 @@ impl Ledger {
         farm::need(class, &self.plugins[name].spec)
     }
 
-    /// Tickets of a plugin in hand that are not being closed.
-    pub(crate) fn held(&self, name: &PluginName) -> usize {
-        self.jobs.values().filter(|hand| hand.plugin() == name && hand.at != At::Closing).count()
-    }
-
     pub(crate) fn shelves_of(&self, name: &PluginName) -> impl Iterator<Item = (&Queue, &Shelf)> {
         self.shelves.iter().filter(move |(queue, _)| queue.lane.plugin == *name)
     }

@@ -23,14 +23,14 @@ impl Talk {
     /// A plugin gets a worker, which has nothing to do any more.
     fn idle(&mut self, plugin: &str, worker: u64) {
         let (queue, job) = (format!("default/normal/{plugin}"), format!("for-{plugin}"));
-        self.hears(Talk::bell(&queue, &job));
-        let said = self.hears(Talk::delivered_from(&queue, &job));
+        self.hears(Self::bell(&queue, &job));
+        let said = self.hears(Self::delivered_from(&queue, &job));
         self.sweep(said);
-        self.hears(Talk::claimed(&job));
-        self.hears(Talk::ready(worker));
-        let said = self.hears(Talk::ended(&job, 100.0));
+        self.hears(Self::claimed(&job));
+        self.hears(Self::ready(worker));
+        let said = self.hears(Self::ended(&job, 100.0));
         self.sweep(said);
-        self.hears(Talk::settled(&job));
+        self.hears(Self::settled(&job));
     }
 }
 

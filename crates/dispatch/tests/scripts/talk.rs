@@ -1,13 +1,12 @@
 //! A conversation with a dispatcher, in words. About one plugin, `ocr`, and one owner, `alice`, unless it says otherwise.
 
-use super::words::{key, of_action, of_ear, plugin, queue};
+use super::words::{key, of_action, plugin, queue};
 use grange_dispatch::{
-    Action, Config, Dispatcher, Ear, Facts, HostReading, Input, JobLimits, PluginSpec, PluginView, RunEnd,
-    Time, WorkerId,
+    Action, Config, Dispatcher, Ear, HostReading, Input, JobLimits, PluginSpec, PluginView, RunEnd, Time,
+    WorkerId,
 };
 use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::name::PluginName;
-use grange_protocol::resource::ResourceRequest;
 use std::collections::BTreeMap;
 
 /// So many runs in each of so many workers, no timeout, a grace of one second, nothing of the host.
@@ -98,11 +97,6 @@ impl Talk {
         self.hears(input);
     }
 
-    /// How a plugin's bells are heard.
-    pub(crate) fn ear(&self, name: &str) -> &'static str {
-        of_ear(self.ears.get(&plugin(name)).copied().flatten())
-    }
-
     pub(crate) fn view(&self) -> PluginView {
         self.dispatcher.view(&plugin("ocr"))
     }
@@ -171,12 +165,6 @@ impl Talk {
         Input::Delivered { queue, job, limits, resources: None }
     }
 
-    /// A ticket that says exactly what it asks for.
-    pub(crate) fn delivered_exact(from: &str, job: &str, resources: ResourceRequest) -> Input {
-        let resources = Some(Box::new(resources));
-        Input::Delivered { queue: queue(from), job: key(job), limits: JobLimits::default(), resources }
-    }
-
     pub(crate) fn unusable(from: &str) -> Input {
         Input::Unusable { queue: queue(from) }
     }
@@ -228,9 +216,5 @@ impl Talk {
 
     pub(crate) fn host(reading: &HostReading) -> Input {
         Input::Host(Box::new(reading.clone()))
-    }
-
-    pub(crate) fn facts(facts: &Facts) -> Input {
-        Input::Facts(Box::new(facts.clone()))
     }
 }
