@@ -57,6 +57,8 @@ struct Knowledge {
     lively: bool,
     /// How old its oldest ticket is, as the overview said, and when that was heard.
     age: Option<(Time, Time)>,
+    /// Since when its oldest ticket waits, as the overview said last; what came before this agent lies below 0.
+    since: Option<i64>,
     /// When it was served last, in the order of turns.
     turn: u64,
 }
@@ -108,6 +110,8 @@ pub(crate) struct Candidate {
     /// 0: urgent. Lower ones rise with age.
     pub(crate) level: u8,
     owner_turn: u64,
+    /// The queue of the owner that waits longest.
+    pub(crate) since: i64,
     turn: u64,
     pub(crate) queue: Queue,
     pub(crate) shape: usize,
@@ -231,6 +235,7 @@ impl Queues {
     pub(crate) fn holds(&mut self, queue: &Queue, age_ms: Time, now: Time) {
         if let Some(known) = self.get(queue) {
             known.age = Some((age_ms, now));
+            known.since = Some(signed(now) - signed(age_ms));
             known.empty_since = None;
         }
     }
@@ -292,6 +297,7 @@ impl Queues {
             known.answered.clear();
             (known.standing, known.lively) = (false, false);
             (known.empty_since, known.age) = (Some(now), None);
+            known.since = None;
         }
     }
 
@@ -358,6 +364,7 @@ impl Queues {
                     level: level(queue, known, patience),
                     standing,
                     owner_turn: self.owners.get(&queue.owner).copied().unwrap_or(0),
+                    since: known.since.unwrap_or(i64::MAX),
                     turn: known.turn,
                     queue: queue.clone(),
                     shape: known.shape,
@@ -378,6 +385,10 @@ impl Queues {
         }
         known.take_bells(if candidate.standing { 0 } else { batch.min(candidate.rung) });
     }
+}
+
+fn signed(ms: Time) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 /// The priority that counts: a queue whose oldest ticket waits for long rises, until it was served.

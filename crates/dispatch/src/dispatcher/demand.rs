@@ -117,12 +117,32 @@ impl Dispatcher {
                 self.wake_at(at);
             }
         }
+        self.favour_seats(&mut candidates);
         candidates.sort();
         for place in 0..candidates.len() {
             let plugin = &candidates[place].queue.lane.plugin;
             if !self.queues.is_busy(plugin) && self.settling < SETTLING_MAX {
                 self.ask(&candidates, place, now, out);
             }
+        }
+    }
+
+    /// A queue that a free seat serves counts as older by what leaving it for another costs: a start now, and one again
+    /// when its turn comes. So plugins of one owner that share a host do not push each other out for every job.
+    fn favour_seats(&self, candidates: &mut [Candidate]) {
+        let mut seats: Vec<(PluginName, usize, i64)> = Vec::new();
+        for candidate in candidates {
+            let (name, shape) = (&candidate.queue.lane.plugin, candidate.shape);
+            let known = seats.iter().find(|(of, place, _)| of == name && *place == shape);
+            let older = known.map(|(_, _, older)| *older).unwrap_or_else(|| {
+                let start_ms = self.plugins.get(name).and_then(|plugin| plugin.spec.start_ms).unwrap_or(0);
+                let most = self.config.age_after_ms / 2;
+                let free = !self.is_full(name, shape, u8::MAX) && self.free_seats(name, shape) > 0;
+                let older = if free { i64::try_from((2 * start_ms).min(most)).unwrap_or(0) } else { 0 };
+                seats.push((name.clone(), shape, older));
+                older
+            });
+            candidate.since = candidate.since.saturating_sub(older);
         }
     }
 
