@@ -218,6 +218,17 @@ impl<'a> Farm<'a> {
 
     /// The housekeeper looks at the farm and tells everybody.
     fn overview(&mut self) {
+        let overview = Rc::new(self.look_around());
+        for agent in 0..self.agents.len() {
+            self.send(agent, News::Facts(overview.clone()));
+        }
+        let mut sample = Sample { at: self.now, ..Sample::default() };
+        self.agents.iter().for_each(|agent| agent.sample(&mut sample));
+        self.outcome.samples.push(sample);
+        self.events.add(self.now + self.set.overview, Event::Overview);
+    }
+
+    fn look_around(&mut self) -> Overview {
         let oldest = |queue: usize| self.broker.heads(queue).map(|job| self.mix.jobs[job].at).min();
         let ages: HashMap<usize, Micros> =
             (0..self.mix.queues.len()).filter_map(|n| Some((n, oldest(n)?))).collect();
@@ -225,15 +236,8 @@ impl<'a> Farm<'a> {
         let waiting = ages.iter().map(told).collect();
         let loaded = |plugin| self.agents.iter().filter(|agent| agent.is_loaded(plugin)).count();
         let warm = (0..self.mix.plugins.len()).map(|plugin| u32::try_from(loaded(plugin)).unwrap_or(0));
-        let overview = Rc::new(Overview { waiting, warm: warm.collect() });
-        for agent in 0..self.agents.len() {
-            self.send(agent, News::Facts(overview.clone()));
-        }
         self.ages = ages;
-        let mut sample = Sample { at: self.now, ..Sample::default() };
-        self.agents.iter().for_each(|agent| agent.sample(&mut sample));
-        self.outcome.samples.push(sample);
-        self.events.add(self.now + self.set.overview, Event::Overview);
+        Overview { waiting, warm: warm.collect() }
     }
 
     fn facts(&self, agent: usize, overview: &Overview) -> Facts {
@@ -305,6 +309,10 @@ impl<'a> Farm<'a> {
             let (plugin, spec) = (plugin.name.clone(), plugin.spec.clone());
             self.tell(agent, Input::PluginReady { plugin, spec });
         }
+        // The newest overview is there before anything else.
+        let overview = self.look_around();
+        let facts = self.facts(agent, &overview);
+        self.tell(agent, Input::Facts(Box::new(facts)));
         for queue in 0..self.mix.queues.len() {
             if self.broker.is_open(queue) {
                 self.tell(agent, Input::QueueOpen { queue: self.mix.queues[queue].queue.clone() });
