@@ -8,10 +8,12 @@
 use crate::vocabulary::Time;
 use grange_protocol::name::{JobId, Owner, PluginName};
 use grange_protocol::subject::Queue;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Bells of one queue that are told apart; more are counted.
 const BELLS_MAX: usize = 64;
+/// A queue that is left to others first for no longer than this keeps the lower ones waiting, milliseconds.
+const HELD_MS: Time = 10;
 /// Tickets that came before their bell and are remembered, so that the bell is not answered again.
 const EARLY_MAX: usize = 32;
 
@@ -119,6 +121,8 @@ pub(crate) struct Candidate {
     pub(crate) rung: u32,
     /// It was to be looked at once more by now.
     once_more: bool,
+    /// It is left to others for a moment still.
+    pub(crate) held: bool,
 }
 
 impl Queues {
@@ -359,7 +363,9 @@ impl Queues {
             }
             let hopeful = ripe || once_more || (sweep && rung == 0 && from <= patience.now);
             let standing = !hopeful && patience.short && known.lively;
-            if hopeful || standing {
+            let soon = |at: Time| at > patience.now && at - patience.now <= HELD_MS;
+            let held = !hopeful && !standing && if rung > 0 { soon(known.due) } else { sweep && soon(from) };
+            if hopeful || standing || held {
                 out.push(Candidate {
                     level: level(queue, known, patience),
                     standing,
@@ -370,6 +376,7 @@ impl Queues {
                     shape: known.shape,
                     rung: if ripe { rung } else { 0 },
                     once_more: once_more && !ripe,
+                    held,
                 });
             }
         }
@@ -398,11 +405,4 @@ fn level(queue: &Queue, known: &Knowledge, patience: &Patience) -> u8 {
     let age = age + patience.now.saturating_sub(heard);
     let rises = age / patience.age_after_ms.max(1);
     own.saturating_sub(u8::try_from(rises).unwrap_or(u8::MAX))
-}
-
-/// Owners among the candidates of one level.
-pub(crate) fn owners_beside(candidates: &[Candidate], level: u8) -> u32 {
-    let owners: BTreeSet<&Owner> =
-        candidates.iter().filter(|c| c.level == level && !c.standing).map(|c| &c.queue.owner).collect();
-    u32::try_from(owners.len()).unwrap_or(u32::MAX).max(1)
 }

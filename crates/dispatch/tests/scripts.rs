@@ -151,6 +151,21 @@ fn a_bell_that_rang_for_all_is_left_to_those_who_are_warm_first() {
 }
 
 #[test]
+fn what_is_left_to_warm_agents_for_a_moment_keeps_its_turn() {
+    let mut t = Talk::swept(PluginSpec { start_ms: Some(1_000), ..spec(1, 1) });
+    let warm_elsewhere = [words::plugin("ocr")].into();
+    t.hears(Input::Facts(Box::new(Facts { warm_elsewhere, ..Facts::default() })));
+    t.says(Talk::bell_heard("default/low", "x1", Ear::All, 1), &[]);
+    t.now += 5;
+    t.says(Talk::bell_heard("default/high", "x2", Ear::All, 1), &[]);
+    t.now += 5;
+    t.says(Input::Tick, &[]); // `low` could be asked, and would have the only place
+    t.now += 5;
+    t.says(Input::Tick, &["pull default/high 1"]);
+    t.says(Talk::pull_ended("default/high"), &["pull default/low 1"]);
+}
+
+#[test]
 fn a_bell_during_a_pull_is_answered_after_it() {
     let mut t = Talk::swept(spec(1, 1));
     t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);

@@ -79,7 +79,7 @@ impl Dispatcher {
     }
 
     /// Whether a job of this queue could start now.
-    fn has_room(&mut self, queue: &Queue) -> bool {
+    pub(super) fn has_room(&mut self, queue: &Queue) -> bool {
         let name = &queue.lane.plugin;
         let Some(plugin) = self.plugins.get_mut(name) else { return false };
         let shape = plugin.shape_of(&queue.lane.class);

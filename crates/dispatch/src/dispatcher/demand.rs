@@ -3,9 +3,10 @@
 
 use super::{Dispatcher, Mode, SETTLING_MAX};
 use crate::plugins::{Plugin, Shape};
-use crate::queues::{Candidate, Patience, owners_beside};
+use crate::queues::{Candidate, Patience};
 use crate::vocabulary::{Action, Time};
 use grange_protocol::name::{Owner, PluginName};
+use std::collections::BTreeSet;
 
 /// After it left its queues to others, an agent looks at them for so long at least, milliseconds.
 const OPEN_MS: Time = 500;
@@ -25,6 +26,13 @@ const SHAPES_MAX: usize = 10;
 
 /// The set of shapes, a bit for each, that something serves.
 type Serving<'s> = dyn Fn(&dyn Fn(&Shape) -> bool) -> usize + 's;
+
+/// Owners among the candidates of one level.
+fn owners_beside(candidates: &[Candidate], level: u8) -> u32 {
+    let owners: BTreeSet<&Owner> =
+        candidates.iter().filter(|c| c.level == level && !c.standing).map(|c| &c.queue.owner).collect();
+    u32::try_from(owners.len()).unwrap_or(u32::MAX).max(1)
+}
 
 impl Dispatcher {
     /// Seats that are free for one more job of this shape.
@@ -119,9 +127,17 @@ impl Dispatcher {
         }
         self.favour_seats(&mut candidates);
         candidates.sort();
+        let mut held = Vec::new();
         for place in 0..candidates.len() {
-            let plugin = &candidates[place].queue.lane.plugin;
-            if !self.queues.is_busy(plugin) && self.settling < SETTLING_MAX {
+            let candidate = &candidates[place];
+            if candidate.held {
+                if self.has_room(&candidate.queue) {
+                    held.push(place);
+                }
+            } else if !self.queues.is_busy(&candidate.queue.lane.plugin)
+                && self.settling < SETTLING_MAX
+                && !held.iter().any(|held| self.goes_before(&candidates[*held], candidate))
+            {
                 self.ask(&candidates, place, now, out);
             }
         }
@@ -144,6 +160,13 @@ impl Dispatcher {
             });
             candidate.since = candidate.since.saturating_sub(older);
         }
+    }
+
+    /// Whether a candidate would take room that one of a higher level may need in a moment.
+    fn goes_before(&self, held: &Candidate, candidate: &Candidate) -> bool {
+        let (one, other) = (&held.queue.lane.plugin, &candidate.queue.lane.plugin);
+        let heavy = |name: &PluginName| self.plugins.get(name).is_some_and(Plugin::is_heavy);
+        held.level < candidate.level && (one == other || (heavy(one) && heavy(other)))
     }
 
     /// Asks one queue, as far as there are seats.

@@ -231,7 +231,9 @@ impl Dispatcher {
             return Some(true);
         }
         // Room that a stranger took meanwhile does not come, whoever leaves.
-        let leaving = worker.plan.map(|plan| self.those_who_give_way(plan)).unwrap_or_default();
+        let leaves = |w: &Worker| matches!(w.stage, Stage::Ending | Stage::Returning(_));
+        let leaving: Vec<WorkerId> =
+            self.workers.iter().filter(|(_, w)| leaves(w)).map(|(other, _)| other).collect();
         let given = self.given(&leaving, None);
         let fits = worker.asked.is_none() || self.fits_without(&worker.holding, &given, &leaving);
         (fits && self.places_taken(&worker.plugin, &leaving) <= most).then_some(false)

@@ -50,6 +50,21 @@ fn who_leaves_and_who_comes_in_its_stead_count_once() {
     t.says(Input::Tick, &[]);
 }
 
+#[test]
+fn who_is_gone_first_makes_room_for_who_waits_longest() {
+    let mut t = two_idle();
+    for (name, job) in [("c", "x"), ("d", "y")] {
+        let queue = format!("default/normal/{name}");
+        t.hears(Talk::bell(&queue, job));
+        t.hears(Talk::delivered_from(&queue, job));
+    }
+    t.says(Talk::claimed("x"), &["stop w1"]);
+    t.says(Talk::claimed("y"), &["stop w2"]);
+    // It left for `d`, but `c` came first. The other core is on its way.
+    t.says(Talk::exited(2), &["spawn w3 of c, 1 cores"]);
+    t.says(Talk::exited(1), &["spawn w4 of d, 1 cores"]);
+}
+
 /// One GPU, of which this much is used by nobody who lives.
 fn gpu_host(leftover_mb: u64, taken_at: u64) -> Input {
     let device = DeviceReading {
