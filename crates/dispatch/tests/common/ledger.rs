@@ -173,8 +173,8 @@ pub(crate) struct Ledger {
     pub(crate) turns: usize,
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
     pub(crate) estate: Estate,
-    /// What was spawned last: names are not used twice.
-    pub(crate) newest: Option<WorkerId>,
+    /// Names are not used twice.
+    pub(crate) spawned: BTreeSet<WorkerId>,
     /// A worker of this plugin did not come up in this step.
     pub(crate) hopeless: Option<PluginName>,
     pub(crate) ears: BTreeMap<PluginName, Ear>,
@@ -216,7 +216,7 @@ impl Ledger {
             turns: 0,
             workers: BTreeMap::new(),
             estate: Estate::new(config),
-            newest: None,
+            spawned: BTreeSet::new(),
             hopeless: None,
             ears: BTreeMap::new(),
             facts: None,

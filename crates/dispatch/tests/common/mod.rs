@@ -12,6 +12,7 @@ mod estate;
 mod farm;
 mod ledger;
 pub(crate) mod life;
+mod looks;
 mod machine;
 mod notes;
 mod pulls;

@@ -76,7 +76,8 @@ impl Ledger {
         law(Law::Capacity, seated, || {
             format!("{batch} are asked of {queue}, and cannot start beside {all:?}")
         })?;
-        let kept = self.kept_from(step, queue);
+        // What else this plugin was promised may have seats to spare.
+        let kept = self.kept_from(step, queue).filter(|_| !self.wants().contains_key(name));
         let left = kept.is_none() || self.can_seat(&alone, now, made, kept.as_ref());
         law(Law::Saving, left, || format!("{batch} are asked of {queue}, and take what is kept"))
     }

@@ -23,10 +23,7 @@ impl Ledger {
         grant: &Grant,
     ) -> Checked {
         self.starts("spawn")?;
-        law(Law::KnownWorkers, self.newest < Some(id) || self.had_its_name(step, id), || {
-            format!("{id:?} is not a new name")
-        })?;
-        self.newest = self.newest.max(Some(id));
+        law(Law::KnownWorkers, self.spawned.insert(id), || format!("{id:?} is not a new name"))?;
         let known = &self.plugins[name];
         law(Law::Rests, step.now >= known.rest_until, || format!("{name} is started in its rest"))?;
         let all = self.workers_of(name).filter(|(_, worker)| worker.is_process()).count();

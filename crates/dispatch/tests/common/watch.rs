@@ -6,7 +6,7 @@ use super::{Broken, Checked, Law, law};
 use grange_dispatch::{Action, Config, Dispatcher, Input, Time, WorkerView};
 
 /// How much of the conversation is told when a law is broken.
-const TOLD: usize = 6000;
+const TOLD: usize = 200;
 
 pub(crate) struct Watch {
     config: Config,
@@ -70,7 +70,7 @@ impl Watch {
         for (id, worker) in &self.ledger.workers {
             said.push_str(&format!("\n  {id:?}: {worker:?}"));
         }
-        said.push_str(&format!("\nSTATE {:?}", self.dispatcher));
+        said.push_str(&format!("\n{:?}", self.dispatcher));
         Broken { law, said }
     }
 }
