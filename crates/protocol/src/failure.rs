@@ -26,8 +26,18 @@ pub enum FailureKind {
     StoreFailed,
     /// The worker process ended in the middle of a run.
     WorkerCrashed,
-    /// A time limit passed.
+    /// The run took longer than its `timeout`.
     TimedOut,
+    /// No worker was ready within `start_timeout`.
+    StartTimedOut,
+    /// The run gave no chunk, progress or log line within `idle_timeout`.
+    Stalled,
+    /// A cancelled run did not stop within `cancel_grace` and was killed; of a job that is `cancelled`.
+    CancelForced,
+    /// The worker's processes used more host memory than they were given.
+    OutOfMemory,
+    /// The worker filled its scratch folder or the disk.
+    OutOfDisk,
     /// The host was lost more often than the budget allows.
     HostLost,
     /// A GPU failed under the run more often than the budget of lost hosts allows.
@@ -55,6 +65,11 @@ impl FailureKind {
             Self::StoreFailed => "store_failed",
             Self::WorkerCrashed => "worker_crashed",
             Self::TimedOut => "timed_out",
+            Self::StartTimedOut => "start_timed_out",
+            Self::Stalled => "stalled",
+            Self::CancelForced => "cancel_forced",
+            Self::OutOfMemory => "out_of_memory",
+            Self::OutOfDisk => "out_of_disk",
             Self::HostLost => "host_lost",
             Self::GpuFailed => "gpu_failed",
             Self::OverLimit => "over_limit",
@@ -89,6 +104,9 @@ pub struct Failure {
     /// The signal that ended a process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
+    /// Highest host memory of the worker's processes, MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_ram_mb: Option<u64>,
     /// The last lines that the process wrote to its standard error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr: Option<String>,
@@ -104,6 +122,7 @@ impl Failure {
             traceback: None,
             exit_code: None,
             signal: None,
+            peak_ram_mb: None,
             stderr: None,
         }
     }

@@ -23,6 +23,7 @@ pub mod object;
 pub mod ownership;
 pub mod record;
 pub mod resource;
+pub mod retry;
 pub mod status;
 pub mod subject;
 pub mod ticket;

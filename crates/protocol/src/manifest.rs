@@ -3,6 +3,7 @@
 use crate::limit::MAX_MANIFEST_BYTES;
 use crate::name::PluginName;
 use crate::resource::ResourceRequest;
+use crate::retry::RetryPolicy;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -34,11 +35,19 @@ pub struct PluginLimits {
     pub cancel_grace_s: u32,
     /// How long an idle worker stays, seconds; None: until somebody needs its room.
     pub keep_warm_s: Option<u32>,
+    /// Longest time of a run without a chunk, progress or log line, seconds; None: no limit.
+    pub idle_timeout_s: Option<u32>,
 }
 
 impl Default for PluginLimits {
     fn default() -> Self {
-        Self { start_timeout_s: START_TIMEOUT_S, timeout_s: None, cancel_grace_s: 5, keep_warm_s: None }
+        Self {
+            start_timeout_s: START_TIMEOUT_S,
+            timeout_s: None,
+            cancel_grace_s: 5,
+            keep_warm_s: None,
+            idle_timeout_s: None,
+        }
     }
 }
 
@@ -102,6 +111,9 @@ pub struct Manifest {
     /// Times.
     #[serde(default)]
     pub limits: PluginLimits,
+    /// When a job of it is tried again after an error.
+    #[serde(default)]
+    pub retry: RetryPolicy,
     /// What else stands in the file.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,

@@ -149,6 +149,8 @@ pub struct CancelRequest {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tries {
+    /// Runs that ended with an error that is tried again.
+    pub plugin_errors: u32,
     /// Worker processes that ended in the middle.
     pub worker_crashes: u32,
     /// Hosts or agents that were lost.
@@ -232,12 +234,29 @@ pub struct Record {
     /// Tries that ended without an outcome.
     #[serde(default, skip_serializing_if = "no_tries")]
     pub tries: Tries,
+    /// Of a record that is `retrying`: nobody claims it until it has lain in the store for so long, milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub backoff_ms: u64,
+    /// Of a record that is `retrying`: the agent of the last attempt leaves it to others for so long after `backoff_ms`,
+    /// milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub avoid_ms: u64,
+    /// Why the last attempt ended, of a job that is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Failure>,
+    /// What an attempt left for the next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<ObjectRef>,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// Its life, oldest first, at most `MAX_HISTORY` moments.
     #[serde(default)]
     pub history: Vec<Moment>,
+}
+
+fn is_zero(ms: &u64) -> bool {
+    *ms == 0
 }
 
 fn no_tries(tries: &Tries) -> bool {
@@ -260,6 +279,10 @@ impl Record {
             attempt: None,
             cancel_requested: None,
             tries: Tries::default(),
+            backoff_ms: 0,
+            avoid_ms: 0,
+            last_failure: None,
+            checkpoint: None,
             outcome: None,
             history: Vec::new(),
         }

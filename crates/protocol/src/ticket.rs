@@ -3,6 +3,7 @@
 use crate::json::Json;
 use crate::limit::{LEASE_RANGE_S, MAX_ARGUMENTS, MAX_MESSAGE_BYTES};
 use crate::resource::ResourceRequest;
+use crate::retry::RetryPolicy;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -68,6 +69,12 @@ pub struct TimeLimits {
     /// How long a cancelled run may take to stop by itself, seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cancel_grace_s: Option<u32>,
+    /// Longest time from the claim until a worker is ready for it, seconds. None: the plugin's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_timeout_s: Option<u32>,
+    /// Longest time of a run without a chunk, progress or log line, seconds. None: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_s: Option<u32>,
 }
 
 /// The body of a ticket. Every field may be left out; an empty body is a job without arguments.
@@ -89,6 +96,9 @@ pub struct Ticket {
     /// Times that end a run.
     #[serde(skip_serializing_if = "is_default")]
     pub limits: TimeLimits,
+    /// When it is tried again after an error, over the plugin's own policy.
+    #[serde(skip_serializing_if = "is_default")]
+    pub retry: RetryPolicy,
     /// What the job asks for beyond its plugin's request; its lane's class is made of it (`class::class_of`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequest>,
@@ -98,8 +108,8 @@ fn is_zero(v: &u32) -> bool {
     *v == 0
 }
 
-fn is_default(limits: &TimeLimits) -> bool {
-    *limits == TimeLimits::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The newest version of the ticket's shape that this build reads.

@@ -102,7 +102,7 @@ fn names() -> serde_json::Value {
 }
 
 /// Every kind of failure; the match below does not compile when one is missing here.
-const FAILURE_KINDS: [FailureKind; 15] = [
+const FAILURE_KINDS: [FailureKind; 20] = [
     FailureKind::InvalidInput,
     FailureKind::InputUnavailable,
     FailureKind::PluginUnavailable,
@@ -113,6 +113,11 @@ const FAILURE_KINDS: [FailureKind; 15] = [
     FailureKind::StoreFailed,
     FailureKind::WorkerCrashed,
     FailureKind::TimedOut,
+    FailureKind::StartTimedOut,
+    FailureKind::Stalled,
+    FailureKind::CancelForced,
+    FailureKind::OutOfMemory,
+    FailureKind::OutOfDisk,
     FailureKind::HostLost,
     FailureKind::GpuFailed,
     FailureKind::OverLimit,
@@ -134,6 +139,11 @@ const _: () = {
             | FailureKind::StoreFailed
             | FailureKind::WorkerCrashed
             | FailureKind::TimedOut
+            | FailureKind::StartTimedOut
+            | FailureKind::Stalled
+            | FailureKind::CancelForced
+            | FailureKind::OutOfMemory
+            | FailureKind::OutOfDisk
             | FailureKind::HostLost
             | FailureKind::GpuFailed
             | FailureKind::OverLimit

@@ -2,10 +2,12 @@
 
 use super::{Message, Unknown, plain, request, write, written};
 use grange_protocol::event::{ChunkTally, Dropped, EventKind, LogLine, Progress};
+use grange_protocol::failure::FailureKind;
 use grange_protocol::json::Json;
 use grange_protocol::manifest::{EnvironmentSpec, Manifest, PluginLimits};
 use grange_protocol::name::PluginName;
 use grange_protocol::object::ObjectRef;
+use grange_protocol::retry::RetryPolicy;
 use grange_protocol::subject;
 use grange_protocol::ticket::{Ticket, TimeLimits};
 use serde_json::json;
@@ -63,8 +65,26 @@ fn full_ticket() -> Ticket {
         args: Some(Json::parse(format!("[1,{page}]")).expect("JSON")),
         kwargs: Some(Json::parse(r#"{"deep":{"a":[null,true,1.50]},"language":"de"}"#).expect("JSON")),
         stream: Some(true),
-        limits: TimeLimits { timeout_s: Some(600), lease_s: Some(60), cancel_grace_s: Some(10) },
+        limits: TimeLimits {
+            timeout_s: Some(600),
+            lease_s: Some(60),
+            cancel_grace_s: Some(10),
+            start_timeout_s: Some(300),
+            idle_timeout_s: Some(120),
+        },
+        retry: retry_policy(),
         resources: Some(request(r#"{"vram_mb":20000,"on":{"gpu":"a100"}}"#)),
+    }
+}
+
+fn retry_policy() -> RetryPolicy {
+    RetryPolicy {
+        max_attempts: Some(5),
+        worker_crashes: Some(2),
+        host_losses: Some(20),
+        backoff_ms: Some(500),
+        backoff_max_ms: Some(30_000),
+        kinds: Some(vec![FailureKind::PluginFailed, FailureKind::OutOfMemory]),
     }
 }
 
@@ -116,7 +136,9 @@ fn full_manifest() -> Manifest {
             timeout_s: Some(3600),
             cancel_grace_s: 10,
             keep_warm_s: Some(900),
+            idle_timeout_s: Some(300),
         },
+        retry: retry_policy(),
         other: BTreeMap::from([(text("homepage"), json!("https://example.org"))]),
     }
 }
