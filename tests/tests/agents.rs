@@ -181,8 +181,8 @@ async fn an_agent_is_found_as_a_service() {
             let endpoints = answer["endpoints"].as_array().unwrap();
             let mut subjects: Vec<&str> = endpoints.iter().map(|e| e["subject"].as_str().unwrap()).collect();
             subjects.sort_unstable();
-            let verbs = ["grange.ctl.h1.cancel", "grange.ctl.h1.drain", "grange.ctl.h1.unquarantine"];
-            assert_eq!(subjects, verbs);
+            let verbs = ["cancel", "drain", "undrain", "unquarantine"];
+            assert_eq!(subjects, verbs.map(|verb| format!("grange.ctl.h1.{verb}")));
         }
     }
 }
@@ -207,14 +207,14 @@ async fn a_word_that_is_not_true_cancels_nothing() {
 }
 
 #[tokio::test]
-async fn an_agent_drains_when_it_is_told_to() {
+async fn an_agent_drains_and_leaves_when_it_is_told_to() {
     let farm = Farm::start().await;
     let mut agent: Agent = farm.agent("h1", &[plugin("gate")]).await;
     let client = farm.client("alice").await;
     let (gate, log) = (farm.path("gate"), farm.path("log"));
     let running = client.submit("gate", &json!({"until": gate, "log": log, "label": "runs"})).await;
     began(&log, "runs").await;
-    let answer = ask(&client, "grange.ctl.h1.drain", json!({})).await;
+    let answer = ask(&client, "grange.ctl.h1.drain", json!({"exit": true})).await;
     assert!(answer.ok, "{answer:?}");
     let limit = Duration::from_secs(1);
     shows(&client, "the drain", limit, |status| status.state == AgentState::Draining).await;

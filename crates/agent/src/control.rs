@@ -9,8 +9,9 @@ use async_nats::service::{Request, Service, ServiceExt};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use grange_protocol::ownership::Stored;
-use grange_protocol::status::{CancelOrder, ControlAnswer, UnquarantineOrder};
+use grange_protocol::status::{CancelOrder, ControlAnswer, DrainOrder, UnquarantineOrder};
 use grange_protocol::subject::JobKey;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 
@@ -26,14 +27,17 @@ pub async fn open(claims: Claims, news: mpsc::Sender<HouseEvent>) -> Result<Serv
     let group = service.group(format!("grange.ctl.{}", claims.me.agent));
     let mut cancels = group.endpoint("cancel").await?;
     let mut drains = group.endpoint("drain").await?;
+    let mut undrains = group.endpoint("undrain").await?;
     let mut unquarantines = group.endpoint("unquarantine").await?;
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 Some(request) = cancels.next() => cancel(&claims, &news, request).await,
-                Some(request) = drains.next() => {
-                    let told = news.send(HouseEvent::Drain).await.is_ok();
-                    answer(request, told, "draining: nothing new is taken, what runs is finished").await;
+                Some(request) = drains.next() => drain(&news, request).await,
+                Some(request) = undrains.next() => {
+                    let (reply, replied) = oneshot::channel();
+                    let told = news.send(HouseEvent::Undrain(reply)).await.is_ok();
+                    pass_on(request, told, replied).await;
                 }
                 Some(request) = unquarantines.next() => unquarantine(&news, request).await,
                 else => return,
@@ -70,21 +74,42 @@ async fn unquarantine(news: &mpsc::Sender<HouseEvent>, request: Request) {
         Err(why) => return answer(request, false, &format!("the order cannot be read: {why}")).await,
     };
     let (reply, replied) = oneshot::channel();
-    let told = news.send(HouseEvent::Unquarantine(order.gpu, reply)).await;
-    match (told, replied.await) {
-        (Ok(()), Ok(said)) => answer(request, said.ok, &said.message).await,
+    let told = news.send(HouseEvent::Unquarantine(order.gpu, reply)).await.is_ok();
+    pass_on(request, told, replied).await;
+}
+
+async fn drain(news: &mpsc::Sender<HouseEvent>, request: Request) {
+    let order = match read_order::<DrainOrder>(&request.message.payload, &["deadline_s", "reason", "exit"]) {
+        Ok(order) => order,
+        Err(why) => return answer(request, false, &format!("the order cannot be read: {why}")).await,
+    };
+    let (reply, replied) = oneshot::channel();
+    let told = news.send(HouseEvent::Drain(order, reply)).await.is_ok();
+    pass_on(request, told, replied).await;
+}
+
+/// Answers what the house says.
+async fn pass_on(request: Request, told: bool, replied: oneshot::Receiver<ControlAnswer>) {
+    match replied.await {
+        Ok(said) if told => answer(request, said.ok, &said.message).await,
         _ => answer(request, false, "the agent is going down").await,
     }
 }
 
 /// No `gpu` means every one, so nothing may be mistaken for that.
 fn read_unquarantine(body: &[u8]) -> Result<UnquarantineOrder, String> {
+    read_order(body, &["gpu"])
+}
+
+/// An order whose fields may all be left out: one that is misspelt must not pass for that.
+fn read_order<T: DeserializeOwned + Default>(body: &[u8], known: &[&str]) -> Result<T, String> {
     if body.is_empty() {
-        return Ok(UnquarantineOrder::default());
+        return Ok(T::default());
     }
     let fields: Map<String, Value> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    if let Some(field) = fields.keys().find(|field| *field != "gpu") {
-        return Err(format!("`{field}` is not known; give `gpu`, or nothing"));
+    if let Some(field) = fields.keys().find(|field| !known.contains(&field.as_str())) {
+        let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+        return Err(format!("`{field}` is not known; give {}, or nothing", known.join(", ")));
     }
     serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())
 }

@@ -2,6 +2,7 @@
 //! names stand for: jobs in hand, workers, plugins. Contains no decision about jobs.
 
 mod conclude;
+mod drain;
 mod ends;
 mod host;
 mod jobs;
@@ -100,7 +101,10 @@ impl House {
 
     /// Takes one piece of news.
     pub async fn hear(&mut self, event: HouseEvent) {
-        let told_at_once = matches!(event, HouseEvent::Plugin(..) | HouseEvent::Drain);
+        let told_at_once = matches!(
+            event,
+            HouseEvent::Plugin(..) | HouseEvent::Leave | HouseEvent::Drain(..) | HouseEvent::Undrain(..)
+        );
         let input = match event {
             HouseEvent::Bell(Bell { queue, job, ear, hops }) => Some(Input::Bell { queue, job, ear, hops }),
             HouseEvent::PullEnded(queue, end) => self.pull_ended(queue, end).await,
@@ -130,11 +134,9 @@ impl House {
                 self.find_queues(Duration::ZERO);
                 Some(Input::Reconnected)
             }
-            HouseEvent::Drain => {
-                self.rooms.draining = true;
-                self.farm.resign();
-                Some(Input::DrainRequested)
-            }
+            HouseEvent::Leave => Some(self.leave()),
+            HouseEvent::Drain(order, reply) => self.drain(order, reply),
+            HouseEvent::Undrain(reply) => self.undrain(reply),
         };
         if let Some(input) = input {
             self.decide(input).await;

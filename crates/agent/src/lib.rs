@@ -10,6 +10,7 @@ pub mod claims;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod drain;
 pub mod environment;
 pub mod events;
 pub mod farm;

@@ -9,7 +9,7 @@ use grange_protocol::failure::Failure;
 use grange_protocol::frame::{Raised, Ready};
 use grange_protocol::json::Json;
 use grange_protocol::name::{JobId, Owner, PluginName};
-use grange_protocol::status::ControlAnswer;
+use grange_protocol::status::{ControlAnswer, DrainOrder};
 use grange_protocol::subject::{JobKey, Queue};
 use tokio::sync::oneshot;
 
@@ -143,8 +143,12 @@ pub enum HouseEvent {
     Renewed,
     /// The broker is back.
     Reconnected,
-    /// An operator wants the agent to drain.
-    Drain,
+    /// The agent is to finish what it has, and to end.
+    Leave,
+    /// An operator wants the host to take nothing new; this is where the answer goes.
+    Drain(DrainOrder, oneshot::Sender<ControlAnswer>),
+    /// An operator wants the host to take work again.
+    Undrain(oneshot::Sender<ControlAnswer>),
     /// An operator says that a GPU may be used again (None: every one); this is where the answer goes.
     Unquarantine(Option<String>, oneshot::Sender<ControlAnswer>),
 }

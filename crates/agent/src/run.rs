@@ -67,6 +67,7 @@ pub async fn run(config: Config, environment: BTreeMap<String, String>, host: St
     recover(&mut house, &leftovers).await?;
     house.join_farm();
     house.looked().await;
+    house.resume_drain().await;
     house.prepare_plugins();
     house.heartbeat();
     tracing::info!(agent = %house.claims.me.agent, "agent is up");
@@ -232,7 +233,7 @@ async fn work(
                     1 => {
                         tracing::info!("draining: what runs is finished; another signal stops it");
                         stop_at = Some(Instant::now() + Duration::from_secs(house.config.limits.drain_grace_s));
-                        house.hear(HouseEvent::Drain).await;
+                        house.hear(HouseEvent::Leave).await;
                     }
                     2 => house.decide(Input::StopRequested).await,
                     _ => return Ok(Leave::AtOnce),

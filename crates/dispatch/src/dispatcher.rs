@@ -39,6 +39,9 @@ const OWNER_REST_MS: Time = 1_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Working,
+    /// Nothing new, until told otherwise.
+    Drained,
+    /// Nothing new, and the end when nothing is left.
     Draining,
     Exited,
 }
@@ -103,7 +106,9 @@ fn leaves_room(input: &Input) -> bool {
         | Input::WorkerReady { .. }
         | Input::WorkerFailed { .. } => false,
         Input::WorkerExited { .. } | Input::RunEnded { .. } | Input::Lost { .. } => false,
-        Input::DrainRequested | Input::StopRequested => false,
+        Input::DrainRequested { .. } | Input::UndrainRequested | Input::StopRuns | Input::StopRequested => {
+            false
+        }
     }
 }
 
@@ -248,10 +253,16 @@ impl Dispatcher {
             Input::CancelRequested { job } => self.stop(&job, StopCause::Cancelled, now, out),
             Input::Lost { job } => self.stop(&job, StopCause::Lost, now, out),
             Input::Tick => self.tick(now, out),
-            Input::DrainRequested => self.drain(out),
-            Input::StopRequested => {
-                let touched = self.drain(out);
+            Input::DrainRequested { exit } => self.drain(exit, out),
+            Input::UndrainRequested => self.undrain(),
+            Input::StopRuns => {
                 self.stop_all(now, out);
+                Touched::Everybody
+            }
+            Input::StopRequested => {
+                let touched = self.drain(true, out);
+                self.stop_all(now, out);
+                self.stop_starts(out);
                 touched
             }
         }

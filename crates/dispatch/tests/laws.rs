@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod common;
 
-use common::life::live;
+use common::life::{live, live_operated};
 use common::{Choices, Law};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -33,13 +33,13 @@ fn config(law: Law) -> ProptestConfig {
 }
 
 macro_rules! laws {
-    ($($name:ident: $law:ident;)*) => {
+    (of $lives:ident: $($name:ident: $law:ident;)*) => {
         $(
             proptest! {
                 #![proptest_config(config(Law::$law))]
                 #[test]
                 fn $name(choices in choices()) {
-                    if let Err(broken) = live(choices) {
+                    if let Err(broken) = $lives(choices) {
                         prop_assert!(broken.law != Law::$law, "{}", broken);
                     }
                 }
@@ -49,6 +49,7 @@ macro_rules! laws {
 }
 
 laws! {
+    of live:
     workers_are_filled_to_their_slots_and_jobs_go_to_one: Placement;
     every_delivery_is_settled_once_and_as_it_ended: SettledOnce;
     a_job_is_claimed_then_run_and_neither_twice: InOrder;
@@ -74,4 +75,13 @@ laws! {
     a_failed_gpu_loses_its_workers_and_no_job: Faults;
     an_overrun_is_said_once_or_ended: Overruns;
     a_tick_is_wanted_when_something_is_due: Wakes;
+}
+
+laws! {
+    of live_operated:
+    a_drained_host_starts_nothing_and_stays: Drains;
+    a_drained_host_settles_every_delivery_once: SettledOnce;
+    a_drained_host_stops_runs_once: Stops;
+    a_host_is_drained_in_order: InOrder;
+    a_drained_host_gives_nothing_twice: Booking;
 }

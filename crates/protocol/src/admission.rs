@@ -83,8 +83,11 @@ pub enum Answer {
         /// Why.
         reason: String,
     },
-    /// The host finishes what it has and takes nothing more.
-    Draining,
+    /// The host finishes what it has, or has finished, and takes nothing more.
+    Draining {
+        /// Why, where it stays up; empty: it leaves.
+        reason: String,
+    },
 }
 
 impl Answer {
@@ -97,7 +100,7 @@ impl Answer {
             Self::Never(_) => "never",
             Self::NotInstalled => "not_installed",
             Self::NotReady { .. } => "not_ready",
-            Self::Draining => "draining",
+            Self::Draining { .. } => "draining",
         }
     }
 }
@@ -126,7 +129,8 @@ impl fmt::Display for Answer {
                 let colon = if reason.is_empty() { "" } else { ": " };
                 write!(f, "the plugin {state}{colon}{reason}")
             }
-            Self::Draining => f.write_str("is draining"),
+            Self::Draining { reason } if reason.is_empty() => f.write_str("is draining"),
+            Self::Draining { reason } => write!(f, "is drained: {reason}"),
         }
     }
 }
@@ -169,7 +173,9 @@ pub fn explain(lane: &Lane, exact: Option<&ResourceRequest>, host: &AgentStatus)
         return Answer::NotInstalled;
     };
     if host.state == AgentState::Draining {
-        return Answer::Draining;
+        return Answer::Draining {
+            reason: host.drain.as_ref().map(|d| d.reason.clone()).unwrap_or_default(),
+        };
     }
     if plugin.state != PluginState::Ready {
         return Answer::NotReady { state: plugin.state, reason: plugin.reason.clone() };

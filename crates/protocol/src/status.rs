@@ -176,6 +176,23 @@ pub struct HeldAttempt {
     pub plugin: Option<PluginName>,
 }
 
+/// A host takes nothing new, and why. It stays so, also over a restart of its agent, until somebody undrains it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainStatus {
+    /// Why, in words.
+    #[serde(default)]
+    pub reason: String,
+    /// The agent itself decided it: its host fails whatever it starts.
+    #[serde(default)]
+    pub automatic: bool,
+    /// Nothing runs any more, and no worker is left.
+    #[serde(default)]
+    pub done: bool,
+    /// What still runs is stopped and handed back after so long, milliseconds; None: it may finish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
+}
+
 /// A heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentStatus {
@@ -217,6 +234,9 @@ pub struct AgentStatus {
     /// What it keeps room for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saving: Option<SavingStatus>,
+    /// Its host is drained and stays up; beside `state`, so that who does not know it still sees `draining`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainStatus>,
     /// How many attempts of one owner the whole farm may run at one time, as this agent's operator says; None: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner_running_max: Option<u32>,
@@ -254,6 +274,15 @@ impl AgentStatus {
         }
     }
 
+    /// Its state in one word: `ready`, `draining` or `drained`.
+    pub fn state_word(&self) -> &'static str {
+        match (self.state, &self.drain) {
+            (AgentState::Ready, _) => "ready",
+            (AgentState::Draining, Some(drain)) if drain.done => "drained",
+            (AgentState::Draining, _) => "draining",
+        }
+    }
+
     /// A status that says nothing yet.
     pub fn silent(agent: AgentName) -> Self {
         Self {
@@ -271,6 +300,7 @@ impl AgentStatus {
             plugins: Vec::new(),
             workers: Vec::new(),
             saving: None,
+            drain: None,
             owner_running_max: None,
             notices: Vec::new(),
         }
@@ -292,6 +322,20 @@ pub struct CancelOrder {
 pub struct UnquarantineOrder {
     /// Which; None: every one of the host.
     pub gpu: Option<String>,
+}
+
+/// `grange.ctl.<agent>.drain`: take nothing new, finish what runs, hand back what waits. No body: the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DrainOrder {
+    /// What runs longer than so many seconds is stopped and handed back; None: it may finish.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_s: Option<u64>,
+    /// Why, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Leave when it is done, as after SIGTERM, and remember nothing of it.
+    pub exit: bool,
 }
 
 /// What a control verb answers.

@@ -112,7 +112,7 @@ fn nobody_ever(job: Asked<'_>, hosts: &[AgentStatus]) -> Option<String> {
         Answer::Now(_) | Answer::Perhaps { .. } | Answer::Busy(_) => true,
         // What it is nobody knows before its plugin is there.
         Answer::NotReady { state, .. } => *state != PluginState::Failed,
-        Answer::Never(_) | Answer::NotInstalled | Answer::Draining => false,
+        Answer::Never(_) | Answer::NotInstalled | Answer::Draining { .. } => false,
     };
     if answers.iter().any(|(_, answer)| might(answer)) {
         return None;

@@ -24,6 +24,10 @@ pub struct Limits {
     pub output_max_bytes: u64,
     /// How long a drain may take before running jobs are handed back, seconds.
     pub drain_grace_s: u64,
+    /// The host drains itself after so many workers that did not come up; 0: never.
+    pub drain_after_start_failures: u32,
+    /// Within so long, seconds.
+    pub start_failures_window_s: u32,
     /// The lease of a job that asks for none, seconds.
     pub lease_s: u32,
     /// Longest time that building an environment may take, seconds.
@@ -45,6 +49,8 @@ impl Default for Limits {
             log_line_max_bytes: 16 << 10,
             output_max_bytes: 1 << 40,
             drain_grace_s: 60,
+            drain_after_start_failures: 3,
+            start_failures_window_s: 300,
             lease_s: LEASE_S,
             environment_build_s: 1500,
             keep_warm_s: None,
@@ -65,6 +71,8 @@ impl Limits {
         range("limits.log_line_max_bytes", self.log_line_max_bytes as u64, 80, 512 << 10)?;
         range("limits.keep_warm_s", self.keep_warm_s.unwrap_or(0).into(), 0, 30 * 86_400)?;
         range("limits.owner_running_max", self.owner_running_max.unwrap_or(1).into(), 1, 1_000_000)?;
+        range("limits.drain_after_start_failures", self.drain_after_start_failures.into(), 0, 1000)?;
+        range("limits.start_failures_window_s", self.start_failures_window_s.into(), 1, 86_400)?;
         let lease = LEASE_RANGE_S;
         range("limits.lease_s", self.lease_s.into(), (*lease.start()).into(), (*lease.end()).into())
     }

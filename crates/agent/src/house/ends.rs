@@ -32,6 +32,7 @@ impl House {
                 if let Some(entry) = self.rooms.workers.get(&worker) {
                     self.learn_start(entry, took_ms);
                 }
+                self.start_succeeded();
                 Some(Input::WorkerReady { worker })
             }
             WorkerEvent::Ready(ready) => {
@@ -100,7 +101,11 @@ impl House {
         let (code, signal) = gone.status();
         tracing::info!(plugin = %entry.plugin, worker = worker.0, code, signal, "worker gone");
         if !entry.ready {
+            let of_plugin = entry.failure.is_some();
             let failure = entry.failure.unwrap_or_else(|| gone.start_failure(entry.plugin.as_str()));
+            if !of_plugin && !entry.told_to_end {
+                self.start_failed(&entry.plugin, &failure.message);
+            }
             if let Some(plugin) = self.plugins.get_mut(&entry.plugin) {
                 (plugin.state, plugin.reason) = (PluginState::Failed, failure.message.clone());
             }

@@ -101,7 +101,11 @@ impl House {
         let start_ms = u64::from(plugin.manifest.limits.start_timeout_s) * 1000;
         let handle = match start(plan, &self.news) {
             Ok((handle, _task)) => handle,
-            Err(error) => return fail(crate::causes::chain(&error)),
+            Err(error) => {
+                let why = crate::causes::chain(&error);
+                self.start_failed(name, &why);
+                return fail(why);
+            }
         };
         handle.order(Order::Deadline(Some(self.idle_deadline_ns())));
         let (supervisor, gpus) = (handle.supervisor, grant.devices.join(","));

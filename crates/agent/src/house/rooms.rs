@@ -2,6 +2,7 @@
 //!
 //! Data only: the house and its parts change it.
 
+use super::drain::DrainRoom;
 use crate::attempts::Ending;
 use crate::clock::boot_ms;
 use crate::config::Config;
@@ -143,7 +144,9 @@ pub struct Rooms {
     pub(super) told_at: Time,
     pub(super) began: Time,
     pub(super) leaving: bool,
+    /// The agent is leaving.
     pub(super) draining: bool,
+    pub(super) drain: DrainRoom,
 }
 
 impl Rooms {
@@ -164,6 +167,7 @@ impl Rooms {
             began: boot_ms(),
             leaving: false,
             draining: false,
+            drain: DrainRoom::default(),
         }
     }
 

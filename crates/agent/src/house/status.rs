@@ -23,7 +23,11 @@ impl House {
             incarnation: self.claims.me.incarnation.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.host.clone(),
-            state: if self.rooms.draining { AgentState::Draining } else { AgentState::Ready },
+            state: if self.rooms.draining || self.is_drained() {
+                AgentState::Draining
+            } else {
+                AgentState::Ready
+            },
             isolation: "process".to_owned(),
             started_ms: self.started_ms,
             capacity: with_grants(self.rooms.host.look.capacity.clone(), &self.rooms.core.host()),
@@ -32,6 +36,7 @@ impl House {
             plugins: self.plugins.keys().map(|name| self.plugin_status(name)).collect(),
             workers: self.rooms.core.workers().into_iter().map(|view| self.worker_status(view)).collect(),
             saving: self.saving_status(),
+            drain: self.drain_status(),
             owner_running_max: self.config.limits.owner_running_max,
             notices: self.all_notices(),
         }

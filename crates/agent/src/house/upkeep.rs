@@ -48,6 +48,7 @@ impl House {
         }
         self.wake().await;
         self.tell_learned().await;
+        self.keep_drain().await;
         self.watch_workers();
         self.compare_host();
         if self.rooms.to_tell && now.saturating_sub(self.rooms.told_at) >= TELL_PAUSE_MS {

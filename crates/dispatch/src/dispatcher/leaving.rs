@@ -7,12 +7,12 @@ use crate::workers::{Stage, Worker};
 use grange_protocol::name::PluginName;
 
 impl Dispatcher {
-    /// Lets idle workers go that are kept for nothing, and says of which plugins; while draining all of them, and then
-    /// exits when nothing is left.
+    /// Lets idle workers go that are kept for nothing, and says of which plugins; while drained all of them, and then
+    /// exits when nothing is left, if it is to.
     pub(super) fn leave(&mut self, now: Time, out: &mut Vec<Action>) -> Vec<PluginName> {
         match self.mode {
             Mode::Working => return self.let_spare_ones_go(now, out),
-            Mode::Draining => {}
+            Mode::Drained | Mode::Draining => {}
             Mode::Exited => return Vec::new(),
         }
         let unborn: Vec<WorkerId> =
@@ -30,7 +30,7 @@ impl Dispatcher {
         }
         // Memory that is on its way back keeps nobody from leaving.
         let processes = self.workers.iter().any(|(_, worker)| !matches!(worker.stage, Stage::Returning(_)));
-        if self.jobs.is_empty() && !processes && !self.queues.any_asked() {
+        if self.mode == Mode::Draining && self.jobs.is_empty() && !processes && !self.queues.any_asked() {
             self.mode = Mode::Exited;
             out.push(Action::Exit);
         }

@@ -81,9 +81,14 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn drain(&mut self, out: &mut Vec<Action>) -> Touched {
-        if self.mode == Mode::Working {
-            self.mode = Mode::Draining;
+    pub(super) fn drain(&mut self, exit: bool, out: &mut Vec<Action>) -> Touched {
+        let before = self.mode;
+        self.mode = match before {
+            Mode::Working | Mode::Drained if exit => Mode::Draining,
+            Mode::Working | Mode::Drained => Mode::Drained,
+            Mode::Draining | Mode::Exited => before,
+        };
+        if before == Mode::Working {
             self.end_saving(out);
             let waiting: Vec<JobKey> =
                 self.plugins.values_mut().flat_map(|p| std::mem::take(&mut p.waiting)).collect();
@@ -94,11 +99,26 @@ impl Dispatcher {
         Touched::Everybody
     }
 
+    pub(super) fn undrain(&mut self) -> Touched {
+        if self.mode == Mode::Drained {
+            self.mode = Mode::Working;
+            // Bells rang that nobody heard here.
+            for name in self.plugins.keys() {
+                self.queues.renew(name);
+            }
+        }
+        Touched::Everybody
+    }
+
     pub(super) fn stop_all(&mut self, now: Time, out: &mut Vec<Action>) {
         let keys: Vec<JobKey> = self.jobs.keys().cloned().collect();
         for key in keys {
             self.stop(&key, StopCause::AgentStops, now, out);
         }
+    }
+
+    /// Workers that come up for nobody any more.
+    pub(super) fn stop_starts(&mut self, out: &mut Vec<Action>) {
         for (worker, entry) in self.workers.iter_mut() {
             if entry.stage == Stage::Starting {
                 entry.stage = Stage::Ending;

@@ -170,8 +170,15 @@ pub enum Input {
     },
     /// Time passed: said ten times a second, and when `Dispatcher::next_wake` says so.
     Tick,
-    /// Take nothing more, finish what runs, then exit.
-    DrainRequested,
+    /// Take nothing more, hand back what waits, finish what runs.
+    DrainRequested {
+        /// Then exit; else stay, until `UndrainRequested`.
+        exit: bool,
+    },
+    /// Take work again. Who is to exit does so all the same.
+    UndrainRequested,
+    /// Stop what runs, and hand it back.
+    StopRuns,
     /// Stop what runs, hand it back, then exit.
     StopRequested,
 }

@@ -137,6 +137,7 @@ pub(crate) struct Plugin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Working,
+    Drained,
     Draining,
     Exited,
 }
@@ -325,7 +326,12 @@ impl Ledger {
                 !self.workers.get(worker).is_some_and(Worker::is_process)
             }
             Input::PullEnded { queue } => self.shelves.get(queue).is_none_or(|shelf| shelf.asked == 0),
-            Input::DrainRequested => self.mode != Mode::Working,
+            Input::DrainRequested { exit } => match self.mode {
+                Mode::Working => false,
+                Mode::Drained => !exit,
+                Mode::Draining | Mode::Exited => true,
+            },
+            Input::UndrainRequested => self.mode != Mode::Drained,
             Input::Host(reading) => reading.taken_at < self.estate.taken_at,
             Input::PluginReady { .. }
             | Input::PluginGone { .. }
@@ -341,6 +347,7 @@ impl Ledger {
             | Input::SaveGranted { .. }
             | Input::SaveRefused { .. }
             | Input::Tick
+            | Input::StopRuns
             | Input::StopRequested => false,
         }
     }

@@ -24,14 +24,25 @@ struct Life {
     names: &'static [&'static str],
     world: World,
     watch: Watch,
+    /// It is drained and undrained by an operator.
+    operated: bool,
 }
 
 /// Lives one life, and says which law broke first, after which conversation.
-pub(crate) fn live(mut choices: Choices) -> Checked {
+pub(crate) fn live(choices: Choices) -> Checked {
+    live_so(choices, false)
+}
+
+/// The same on a host that is drained and undrained.
+pub(crate) fn live_operated(choices: Choices) -> Checked {
+    live_so(choices, true)
+}
+
+fn live_so(mut choices: Choices, operated: bool) -> Checked {
     let names = cast(&mut choices);
     let config = farm::config(&mut choices);
     let world = World::new(&mut choices);
-    let mut life = Life { now: 0, choices, names, world, watch: Watch::new(config) };
+    let mut life = Life { now: 0, choices, names, world, watch: Watch::new(config), operated };
     life.pass_by().map_err(|broken| life.watch.told(broken))
 }
 
@@ -52,7 +63,7 @@ impl Life {
         if leaves == 0 && many && self.watch.ledger.mode == Mode::Working {
             self.calm()?;
         }
-        self.feed(if leaves == 2 { Input::StopRequested } else { Input::DrainRequested })?;
+        self.feed(if leaves == 2 { Input::StopRequested } else { Input::DrainRequested { exit: true } })?;
         self.leave()?;
         self.watch.replay()
     }
@@ -140,7 +151,12 @@ impl Life {
                 let device = self.world.machine.uuids().into_iter().next().filter(|_| self.choices.one_in(2));
                 self.feed(Input::Unquarantined { device })
             }
-            109 if self.choices.one_in(6) => self.feed(Input::DrainRequested),
+            109 if self.choices.one_in(6) => self.feed(Input::DrainRequested { exit: true }),
+            111 if self.operated => match self.choices.pick(4) {
+                0 | 1 => self.feed(Input::UndrainRequested),
+                2 => self.feed(Input::DrainRequested { exit: false }),
+                _ => self.feed(Input::StopRuns),
+            },
             110 if self.choices.one_in(6) => self.feed(Input::StopRequested),
             _ => Ok(()),
         }

@@ -61,12 +61,12 @@ impl Ledger {
             Input::CancelRequested { job } => self.stop(job, Cause::Cancelled, now),
             Input::Lost { job } => self.stop(job, Cause::Lost, now),
             Input::Tick => self.tick(now),
-            Input::DrainRequested => self.drain(),
+            Input::DrainRequested { exit } => self.drain(*exit),
+            Input::UndrainRequested => self.undrain(),
+            Input::StopRuns => self.stop_runs(now),
             Input::StopRequested => {
-                self.drain();
-                for job in self.jobs.keys().cloned().collect::<Vec<_>>() {
-                    self.stop(&job, Cause::Stopped, now);
-                }
+                self.drain(true);
+                self.stop_runs(now);
             }
         }
     }
@@ -345,10 +345,28 @@ impl Ledger {
         self.memory_back(now, true);
     }
 
-    fn drain(&mut self) {
+    fn drain(&mut self, exit: bool) {
         if self.mode == Mode::Working {
-            self.mode = Mode::Draining;
             self.ends_saving(|_| true);
+        }
+        self.mode = match self.mode {
+            Mode::Working | Mode::Drained if exit => Mode::Draining,
+            Mode::Working | Mode::Drained => Mode::Drained,
+            other @ (Mode::Draining | Mode::Exited) => other,
+        };
+    }
+
+    fn undrain(&mut self) {
+        if self.mode == Mode::Drained {
+            self.mode = Mode::Working;
+            self.shaken = self.step;
+            self.shelves.values_mut().for_each(|shelf| shelf.forget(shelf.asked));
+        }
+    }
+
+    fn stop_runs(&mut self, now: Time) {
+        for job in self.jobs.keys().cloned().collect::<Vec<_>>() {
+            self.stop(&job, Cause::Stopped, now);
         }
     }
 }

@@ -152,7 +152,7 @@ impl Ledger {
             return broken(Law::KnownWorkers, format!("{id:?} is killed, and is not there"));
         };
         let late = matches!(step.input, Input::Tick) && self.is_overdue(step.now, worker);
-        let unborn = self.mode == Mode::Draining && worker.life == Life::Starting;
+        let unborn = matches!(self.mode, Mode::Drained | Mode::Draining) && worker.life == Life::Starting;
         let ill = self.kills.remove(&id);
         let worker = self.workers.get_mut(&id).unwrap();
         let right = worker.is_live() && (late || unborn || ill);

@@ -17,7 +17,7 @@ fn a_drain_waits_for_the_pull_of_a_plugin_that_went() {
     let mut t = Talk::swept(spec(1, 1));
     t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
     t.says(Talk::plugin_gone(), &[]);
-    t.says(Input::DrainRequested, &[]);
+    t.says(Input::DrainRequested { exit: true }, &[]);
     t.says(Talk::delivered("a"), &["return a", "exit"]);
 }
 
@@ -25,7 +25,7 @@ fn a_drain_waits_for_the_pull_of_a_plugin_that_went() {
 fn a_drain_hears_no_bells_again() {
     let mut t = Talk::swept(spec(1, 1));
     t.running("a");
-    t.says(Input::DrainRequested, &[]);
+    t.says(Input::DrainRequested { exit: true }, &[]);
     t.says(Talk::plugin_gone(), &[]);
     t.says(Talk::plugin_ready(spec(1, 1)), &[]);
 }

@@ -138,7 +138,7 @@ fn a_drain_finishes_what_runs_and_hands_back_the_rest() {
     t.says(Talk::delivered_from("any/urgent", "c"), &["claim c"]);
     t.says(Talk::claimed("b"), &["spawn w2"]);
     let listens_to_nothing = ["conclude b: retry, NotStarted", "kill w2"];
-    t.says(Input::DrainRequested, &listens_to_nothing);
+    t.says(Input::DrainRequested { exit: true }, &listens_to_nothing);
     t.says(Talk::claimed("c"), &["conclude c: retry, NotStarted"]);
     t.says(Talk::delivered_from("any/urgent", "d"), &["return d"]);
     t.says(Talk::bell("normal", "x1"), &[]);
@@ -148,16 +148,37 @@ fn a_drain_finishes_what_runs_and_hands_back_the_rest() {
     t.says(Talk::ended("a", 50.0), &["conclude a: reported", "stop w1"]);
     t.says(Talk::exited(1), &[]);
     t.says(Talk::settled("a"), &["exit"]);
-    t.says(Input::DrainRequested, &[]);
+    t.says(Input::DrainRequested { exit: true }, &[]);
     t.says(Input::StopRequested, &[]);
     t.says(Input::Tick, &[]);
+}
+
+#[test]
+fn a_drained_host_stays_and_takes_work_again() {
+    let mut t = Talk::swept(spec(1, 3));
+    t.running("a");
+    t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("b"), &["claim b"]);
+    t.says(Input::DrainRequested { exit: false }, &[]);
+    t.says(Talk::claimed("b"), &["conclude b: retry, NotStarted"]);
+    t.says(Talk::settled("b"), &[]);
+    t.says(Input::StopRuns, &["cancel a on w1"]);
+    t.says(Talk::obeyed("a"), &["conclude a: retry, NotStarted", "stop w1"]);
+    t.says(Talk::exited(1), &[]);
+    t.says(Talk::settled("a"), &[]);
+    t.says(Input::Tick, &[]);
+    t.says(Input::UndrainRequested, &["pull any/urgent 3"]);
+    t.says(Input::DrainRequested { exit: false }, &[]);
+    t.says(Talk::pull_ended("any/urgent"), &[]);
+    t.says(Input::DrainRequested { exit: true }, &["exit"]);
+    t.says(Input::UndrainRequested, &[]);
 }
 
 #[test]
 fn a_drain_waits_for_its_pull() {
     let mut t = Talk::swept(spec(1, 1));
     t.says(Talk::bell("normal", "x1"), &["pull default/normal 1 wait"]);
-    t.says(Input::DrainRequested, &[]);
+    t.says(Input::DrainRequested { exit: true }, &[]);
     t.says(Talk::pull_ended("default/normal"), &["exit"]);
 }
 
@@ -169,7 +190,7 @@ fn a_stop_hands_back_what_runs_and_kills_what_does_not_end() {
     t.says(Talk::bell("normal", "c"), &["pull default/normal 1 wait"]);
     t.says(Talk::delivered("c"), &["claim c"]);
     t.says(Talk::claimed("c"), &["spawn w3"]);
-    t.says(Input::DrainRequested, &["conclude c: retry, NotStarted", "kill w3"]);
+    t.says(Input::DrainRequested { exit: true }, &["conclude c: retry, NotStarted", "kill w3"]);
     t.says(Input::StopRequested, &["cancel a on w1", "cancel b on w2"]);
     t.says(Input::StopRequested, &[]);
     t.says(Talk::obeyed("a"), &["conclude a: retry, NotStarted", "stop w1"]);

@@ -3,7 +3,7 @@ use crate::capacity::{Capacity, Gpu};
 use crate::class::class_of;
 use crate::fit::place;
 use crate::name::Class;
-use crate::status::{SavingStatus, WorkerState, WorkerStatus};
+use crate::status::{DrainStatus, SavingStatus, WorkerState, WorkerStatus};
 use crate::ticket::Priority;
 use proptest::prelude::*;
 
@@ -90,6 +90,8 @@ fn a_host_that_cannot_take_it_says_why() {
     assert_eq!(said(&h), "the plugin cannot be prepared: no uv");
     h.state = AgentState::Draining;
     assert_eq!(said(&h), "is draining");
+    h.drain = Some(DrainStatus { reason: "new driver".into(), ..DrainStatus::default() });
+    assert_eq!(said(&h), "is drained: new driver");
     h.plugins.clear();
     assert_eq!(said(&h), "does not have the plugin");
     let whole = host("h1", vec![gpu("G1", 11_000, 11_000)], vec![plugin("ocr", EIGHT, 4)]);
@@ -285,7 +287,7 @@ fn rank(answer: &Answer) -> u32 {
         Answer::Now(_) => 0,
         Answer::Perhaps { .. } => 1,
         Answer::Busy(_) => 2,
-        Answer::Never(_) | Answer::NotInstalled | Answer::NotReady { .. } | Answer::Draining => 3,
+        Answer::Never(_) | Answer::NotInstalled | Answer::NotReady { .. } | Answer::Draining { .. } => 3,
     }
 }
 
@@ -303,7 +305,7 @@ proptest! {
                 prop_assert!(!fits);
             }
             Answer::Now(Start::Warm) | Answer::Perhaps { .. } | Answer::Busy(_) => {}
-            other @ (Answer::NotInstalled | Answer::NotReady { .. } | Answer::Draining) => {
+            other @ (Answer::NotInstalled | Answer::NotReady { .. } | Answer::Draining { .. }) => {
                 prop_assert!(false, "{other}");
             }
         }
@@ -335,7 +337,7 @@ proptest! {
     #[test]
     fn a_draining_host_is_never_offered(h in any_host(), lane in any_lane()) {
         let draining = AgentStatus { state: AgentState::Draining, ..h.clone() };
-        prop_assert_eq!(explain(&lane, None, &draining), Answer::Draining);
+        prop_assert_eq!(explain(&lane, None, &draining), Answer::Draining { reason: String::new() });
         prop_assert!(look(&lane, None, std::slice::from_ref(&draining)).is_err());
         prop_assert!(!explain(&lane, None, &h).to_string().is_empty());
         let one = std::slice::from_ref(&h);

@@ -5,8 +5,8 @@ use grange_protocol::capacity::{Capacity, Gpu};
 use grange_protocol::facts::{Housekeeper, Learned, Overview, QueueFact, Reservation, RunningByAgent};
 use grange_protocol::name::{AgentName, Incarnation, Owner, PluginName};
 use grange_protocol::status::{
-    AgentState, AgentStatus, CancelOrder, ControlAnswer, HeldAttempt, PluginState, PluginStatus,
-    SavingStatus, UnquarantineOrder, WorkerState, WorkerStatus,
+    AgentState, AgentStatus, CancelOrder, ControlAnswer, DrainOrder, DrainStatus, HeldAttempt, PluginState,
+    PluginStatus, SavingStatus, UnquarantineOrder, WorkerState, WorkerStatus,
 };
 use std::collections::BTreeMap;
 
@@ -15,6 +15,14 @@ pub(super) fn messages() -> Vec<Message> {
     let running = RunningByAgent(BTreeMap::from([(agent("gpu-1"), 3), (agent("gpu-2"), 1)]));
     vec![
         plain("control-cancel", &CancelOrder { owner: key().owner, job: key().job }),
+        plain(
+            "control-drain",
+            &DrainOrder {
+                deadline_s: Some(600),
+                reason: Some("a new driver is installed".to_owned()),
+                exit: false,
+            },
+        ),
         plain("control-unquarantine", &UnquarantineOrder { gpu: Some(FIRST.to_owned()) }),
         plain("control-unquarantine-all", &UnquarantineOrder::default()),
         plain("control-answer", &ControlAnswer { ok, message }),
@@ -162,6 +170,12 @@ fn status() -> AgentStatus {
             queue: "g2+v80/normal/train/bob".to_owned(),
             gpus: vec![FIRST.to_owned(), SECOND.to_owned()],
             left_ms: 21_500,
+        }),
+        drain: Some(DrainStatus {
+            reason: "a new driver is installed".to_owned(),
+            automatic: false,
+            done: false,
+            left_ms: Some(540_000),
         }),
         owner_running_max: Some(50),
         notices: vec!["manifest `/etc/grange/plugins/x.json` was skipped: not valid".to_owned()],

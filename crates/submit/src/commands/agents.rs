@@ -1,4 +1,6 @@
-//! `grange agents`: who is up, one of them in detail, and a GPU put back to use.
+//! `grange agents`: who is up, one of them in detail, a host that takes nothing new, and a GPU put back to use.
+
+mod drain;
 
 use crate::cli::StateFlag;
 use crate::context::{Context, Session};
@@ -12,6 +14,7 @@ use grange_broker_client::{ErrorKind, query};
 use grange_protocol::name::AgentName;
 use grange_protocol::status::{AgentStatus, ControlAnswer, UnquarantineOrder};
 use grange_protocol::subject::control;
+use serde::Serialize;
 use std::time::Duration;
 
 /// Shortest time between two looks.
@@ -31,6 +34,8 @@ Examples:
   grange agents                          one line for an agent
   grange agents gpu1                     its GPUs, workers and running jobs
   grange agents --watch                  the same again and again, until Ctrl-C
+  grange agents drain gpu1 --wait        it takes nothing new; wait until nothing runs there
+  grange agents undrain gpu1             it takes work again
   grange agents unquarantine gpu1 GPU-5e a GPU that was taken out of service may be used again")]
 pub(crate) struct AgentsFlags {
     /// Only this agent, with its GPUs, workers and running jobs
@@ -50,6 +55,10 @@ pub(crate) struct AgentsFlags {
 
 #[derive(clap::Subcommand)]
 enum Order {
+    /// Let a host take nothing new; what runs is finished
+    Drain(drain::DrainFlags),
+    /// Let a host take work again
+    Undrain(drain::UndrainFlags),
     /// Let a GPU be used again that was taken out of service
     Unquarantine(UnquarantineFlags),
 }
@@ -71,6 +80,8 @@ struct UnquarantineFlags {
 impl AgentsFlags {
     pub(crate) fn state(&self) -> &StateFlag {
         match &self.order {
+            Some(Order::Drain(flags)) => flags.state(),
+            Some(Order::Undrain(flags)) => flags.state(),
             Some(Order::Unquarantine(flags)) => &flags.state,
             None => &self.state,
         }
@@ -91,6 +102,8 @@ pub(crate) async fn run(
 ) -> Result<Exit, Failure> {
     let session = context.connect().await?;
     match &flags.order {
+        Some(Order::Drain(order)) => drain::drain(order, &session, output).await,
+        Some(Order::Undrain(order)) => drain::undrain(order, &session, output).await,
         Some(Order::Unquarantine(order)) => unquarantine(order, &session, output).await,
         None if flags.watch => watch(flags, &session, output).await,
         None => {
@@ -177,24 +190,31 @@ async fn unquarantine(
         Some(given) => Some(find_gpu(status, given)?),
         None => None,
     };
-    let order = serde_json::to_vec(&UnquarantineOrder { gpu })
-        .map_err(|e| Failure::system("the order cannot be written", &e))?;
-    let subject = control(&flags.agent, "unquarantine");
+    let answer = ask(session, &flags.agent, "unquarantine", &UnquarantineOrder { gpu }).await?;
+    output.answered(&flags.agent, &answer)?;
+    Ok(Exit::Ok)
+}
+
+/// Gives an agent an order; its refusal is a failure.
+async fn ask<T: Serialize>(
+    session: &Session,
+    agent: &AgentName,
+    verb: &str,
+    order: &T,
+) -> Result<ControlAnswer, Failure> {
+    let order = serde_json::to_vec(order).map_err(|e| Failure::system("the order cannot be written", &e))?;
+    let subject = control(agent, verb);
     let answer = session.broker.request(subject, order.into()).await.map_err(|error| match error.kind() {
-        ErrorKind::Timeout => Failure::new(Exit::Other, format!("agent `{}` does not answer", flags.agent))
+        ErrorKind::Timeout => Failure::new(Exit::Other, format!("agent `{agent}` does not answer"))
             .hint("`grange agents` shows when it was heard last"),
         _ => error.into(),
     })?;
     let answer: ControlAnswer = serde_json::from_slice(&answer.payload)
-        .map_err(|e| Failure::system(format!("the answer of agent `{}`", flags.agent), &e))?;
+        .map_err(|e| Failure::system(format!("the answer of agent `{agent}`"), &e))?;
     if !answer.ok {
-        return Err(Failure::new(
-            Exit::Other,
-            format!("agent `{}` refuses: {}", flags.agent, answer.message),
-        ));
+        return Err(Failure::new(Exit::Other, format!("agent `{agent}` refuses: {}", answer.message)));
     }
-    output.answered(&flags.agent, &answer)?;
-    Ok(Exit::Ok)
+    Ok(answer)
 }
 
 /// The whole UUID of the GPU that was meant.
@@ -244,6 +264,9 @@ mod tests {
         assert_eq!((one.agent.as_ref().map(AgentName::as_str), one.watch), (Some("gpu1"), true));
         let order = flags("unquarantine gpu1 GPU-5e").unwrap();
         assert!(order.agent.is_none() && order.order.is_some());
+        let drains = flags("drain gpu1 --deadline 10m --reason driver").unwrap();
+        assert!(drains.agent.is_none() && matches!(drains.order, Some(Order::Drain(_))));
+        assert!(flags("drain gpu1 --deadline soon").is_err());
         assert!(flags("unquarantine").err().unwrap().contains("<HOST>"));
         assert!(flags("--every 1s").err().unwrap().contains("--watch"));
         assert!(flags("--watch --every 1ms").err().unwrap().contains("the least is 200ms"));

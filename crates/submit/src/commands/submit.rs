@@ -222,7 +222,15 @@ fn submission(flags: &SubmitFlags, context: &Context, wanted: Wanted, arguments:
         owner: context.owner.clone(),
         job: None,
         lane: lane(flags, &wanted),
-        ticket: Ticket { v: TICKET_VERSION, args, kwargs, stream, limits, resources: wanted.resources },
+        ticket: Ticket {
+            v: TICKET_VERSION,
+            args,
+            kwargs,
+            stream,
+            limits,
+            resources: wanted.resources,
+            ..Ticket::default()
+        },
         max_wait: flags.max_wait,
     }
 }

@@ -15,7 +15,7 @@ use grange_broker_client::topology::Ensured;
 use grange_broker_client::why::Why;
 use grange_protocol::event::LogLine;
 use grange_protocol::name::AgentName;
-use grange_protocol::status::{AgentState, ControlAnswer};
+use grange_protocol::status::ControlAnswer;
 use grange_protocol::subject::JobKey;
 use grange_protocol::ticket::Priority;
 use std::io;
@@ -114,10 +114,7 @@ impl Output for Quiet {
                 }
                 self.screen.flush()
             }
-            Agents::One(status, _) => self.screen.line(match status.state {
-                AgentState::Ready => "ready",
-                AgentState::Draining => "draining",
-            }),
+            Agents::One(status, _) => self.screen.line(status.state_word()),
         }
     }
 

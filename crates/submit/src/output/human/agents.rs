@@ -5,7 +5,7 @@ use crate::output::table::{Cell, Table};
 use crate::units;
 use grange_protocol::capacity::Gpu;
 use grange_protocol::name::PluginName;
-use grange_protocol::status::{AgentState, AgentStatus, WorkerState, WorkerStatus};
+use grange_protocol::status::{AgentState, AgentStatus, DrainStatus, WorkerState, WorkerStatus};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) fn table(agents: &[(AgentStatus, Duration)], look: Look) -> Vec<Strin
         let first = models.next();
         table.row([
             status.agent.as_str().into(),
-            state(status.state),
+            state(status),
             first.as_ref().map_or("-", |model| model.name.as_str()).into(),
             first.as_ref().map_or("-", |model| model.free.as_str()).into(),
             first.as_ref().map_or("-", |model| model.granted.as_str()).into(),
@@ -87,10 +87,17 @@ fn models(gpus: &[Gpu]) -> Vec<Model> {
     by_name.into_iter().map(model).collect()
 }
 
-fn state(state: AgentState) -> Cell {
-    match state {
-        AgentState::Ready => Cell::styled("ready", Style::Green),
-        AgentState::Draining => Cell::styled("draining", Style::Yellow),
+fn state(status: &AgentStatus) -> Cell {
+    let style = if status.state == AgentState::Ready { Style::Green } else { Style::Yellow };
+    Cell::styled(status.state_word(), style)
+}
+
+/// `new driver; what runs is stopped in 9m`
+fn drained(drain: &DrainStatus) -> String {
+    let reason = clean_lines(&drain.reason);
+    match drain.left_ms.filter(|_| !drain.done) {
+        Some(left_ms) => format!("{reason}; what runs is stopped in {}", units::millis(left_ms as f64)),
+        None => reason,
     }
 }
 
@@ -123,8 +130,10 @@ fn attention(status: &AgentStatus, look: Look) -> Vec<String> {
         let why = gpu.quarantine.as_ref()?;
         Some(format!("{agent}: GPU {} is quarantined: {}", gpu.uuid, clean_lines(why)))
     });
+    let drain =
+        status.drain.iter().map(|drain| format!("{agent}: {}: {}", status.state_word(), drained(drain)));
     let notices = status.notices.iter().map(|notice| format!("{agent}: {}", clean_lines(notice)));
-    ill.chain(notices).map(|line| look.paint(Style::Yellow, &line)).collect()
+    ill.chain(drain).chain(notices).map(|line| look.paint(Style::Yellow, &line)).collect()
 }
 
 /// `8 cores, 62.7 GiB, 2 × NVIDIA H200`
@@ -157,7 +166,10 @@ fn facts(status: &AgentStatus, age: Duration, look: Look) -> Vec<String> {
     let mut table = Table::new(["", ""]);
     let mut fact = |name: &str, cell: Cell| table.row([Cell::styled(name, Style::Dim), cell]);
     fact("agent", status.agent.as_str().into());
-    fact("state", state(status.state));
+    fact("state", state(status));
+    if let Some(drain) = &status.drain {
+        fact("drain", drained(drain).into());
+    }
     if !status.host.is_empty() {
         fact("host", status.host.as_str().into());
     }
