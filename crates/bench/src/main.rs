@@ -12,9 +12,10 @@ mod streams;
 
 use anyhow::{Result, bail};
 use grange_local_farm::options::SyncInterval;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use site::Site;
 use std::io::Write;
+use std::process::ExitCode;
 
 const SECTIONS: [&str; 9] =
     ["raw", "latency", "throughput", "chunks", "files", "start", "memory", "durable", "scheduling"];
@@ -30,8 +31,37 @@ const FILE_TIMES: u64 = 3;
 const COLD_STARTS: usize = 5;
 const QUEUED: usize = 100_000;
 
+/// Where a figure should stand, and why it does not. What else was measured is printed all the same.
+#[derive(Default)]
+pub(crate) struct Failures(usize);
+
+impl Failures {
+    /// A part's figures, or in their place what happened.
+    pub(crate) fn figures(&mut self, part: &str, measured: Result<Value>) -> Value {
+        measured.unwrap_or_else(|error| {
+            self.0 += 1;
+            // The causes, without the backtrace that `{:?}` would add.
+            let error = format!("{error:#}");
+            say(&format!("{part} failed: {error}"));
+            json!({ "error": error })
+        })
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    let mut failures = Failures::default();
+    match run(&mut failures).await {
+        Ok(()) if failures.0 == 0 => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(failures: &mut Failures) -> Result<()> {
     let wanted = std::env::args().nth(1).filter(|section| !section.is_empty());
     let part = wanted.as_deref().and_then(part_of_scheduling);
     let wanted = if part.is_some() { Some(SCHEDULING.to_owned()) } else { wanted };
@@ -52,7 +82,11 @@ async fn main() -> Result<()> {
         };
         if needed {
             say(&format!("measuring {section} …"));
-            report[section] = measure(section, part).await?;
+            report[section] = match section {
+                SCHEDULING => scheduling::measure(part, failures).await,
+                "durable" => durable(failures).await,
+                _ => failures.figures(section, measure(section).await),
+            };
         }
     }
     jobs::compare(&mut report);
@@ -65,7 +99,7 @@ fn part_of_scheduling(wanted: &str) -> Option<&'static str> {
     scheduling::PARTS.into_iter().find(|known| *known == part)
 }
 
-async fn measure(section: &str, part: Option<&str>) -> Result<Value> {
+async fn measure(section: &str) -> Result<Value> {
     let open = || Site::open(SyncInterval::Default);
     match section {
         "raw" => raw::measure(&open().await?.farm.nats.url(), ONE_BY_ONE, PIPELINED).await,
@@ -75,20 +109,28 @@ async fn measure(section: &str, part: Option<&str>) -> Result<Value> {
         "files" => files::measure(&open().await?, FILE_BYTES, FILE_TIMES).await,
         "start" => agent::cold_start(COLD_STARTS).await,
         "memory" => agent::memory(QUEUED).await,
-        SCHEDULING => scheduling::measure(part).await,
-        _ => durable().await,
+        _ => bail!("`{section}` has no figures"),
     }
 }
 
 /// Everything again on a server that forces every write to the disk.
-async fn durable() -> Result<Value> {
-    let site = Site::open(SyncInterval::Always).await?;
-    let mut report =
-        json!({"raw": raw::measure(&site.farm.nats.url(), ONE_BY_ONE, PIPELINED_DURABLE).await?});
-    report["latency"] = jobs::latency(&site, ONE_BY_ONE).await?;
-    report["throughput"] = jobs::throughput(&site, PIPELINED_DURABLE).await?;
+async fn durable(failures: &mut Failures) -> Value {
+    let site = match Site::open(SyncInterval::Always).await {
+        Ok(site) => site,
+        Err(error) => return failures.figures("durable", Err(error)),
+    };
+    let mut report = Map::new();
+    for part in ["raw", "latency", "throughput"] {
+        let measured = match part {
+            "raw" => raw::measure(&site.farm.nats.url(), ONE_BY_ONE, PIPELINED_DURABLE).await,
+            "latency" => jobs::latency(&site, ONE_BY_ONE).await,
+            _ => jobs::throughput(&site, PIPELINED_DURABLE).await,
+        };
+        report.insert(part.to_owned(), failures.figures(&format!("durable {part}"), measured));
+    }
+    let mut report = Value::Object(report);
     jobs::compare(&mut report);
-    Ok(report)
+    report
 }
 
 fn say(text: &str) {

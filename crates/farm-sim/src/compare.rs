@@ -7,7 +7,8 @@ use crate::mix::catalog::{Load, Size, named};
 use crate::oracle::{Pace, schedule};
 use std::time::Instant;
 
-/// GPU-seconds are counted until the oracle has started this share of the jobs: until then enough waits for everybody.
+/// GPU-seconds are counted until the oracle has done this share of the work: until then enough waits for everybody. A
+/// share of the jobs would end at once where most of them are short, and nearly all of the work is in a few.
 const HORIZON: f64 = 0.8;
 
 /// A mix, by the farm and by the oracle.
@@ -17,7 +18,7 @@ pub fn compare(mix: &Mix, load: &str, settings: &Settings) -> Comparison {
     let outcome = simulate(mix, settings);
     let took_s = began.elapsed().as_secs_f64();
     let horizon =
-        if mix.begin > 0 { best.started_share(HORIZON) } else { mix.jobs.last().map_or(0, |job| job.at) };
+        if mix.begin > 0 { best.work_share(HORIZON) } else { mix.jobs.last().map_or(0, |job| job.at) };
     let mut violations = outcome.violations.clone();
     violations.extend(best.violations.iter().cloned());
     Comparison {
@@ -42,7 +43,7 @@ fn pace(settings: &Settings) -> Pace {
 pub fn capacity(name: &str, size: Size, settings: &Settings) -> Option<f64> {
     let mix = named(name, size, Load::Backlog)?;
     let best = schedule(&mix, pace(settings));
-    let horizon = best.started_share(HORIZON);
+    let horizon = best.work_share(HORIZON);
     let started = best.lives.iter().filter(|life| life.started < horizon).count();
     Some(started as f64 / (horizon.saturating_sub(mix.begin) as f64 / 1e6).max(1e-6))
 }

@@ -39,6 +39,8 @@ pub struct Figures {
     pub utilisation: f64,
     /// The same of MiB-seconds of GPU memory: a large GPU counts for more.
     pub memory: f64,
+    /// Seconds of runs until the horizon: work done, wherever it was.
+    pub ran_s: f64,
     /// Shares of the GPUs until the horizon, by sampling: held by starting, idle and leaving workers.
     pub overhead: [f64; 3],
     /// The last end, seconds.
@@ -74,6 +76,7 @@ pub fn figures(mix: &Mix, outcome: &Outcome, horizon: Micros) -> Figures {
     Figures {
         utilisation: outcome.held_until(horizon) / (mix.gpus() as f64 * seconds),
         overhead: overhead(mix, outcome, horizon),
+        ran_s: outcome.ran_until(horizon),
         memory: outcome.memory_until(horizon) / (mix.gpu_memory_mb() * seconds),
         makespan_s: outcome.makespan.saturating_sub(mix.begin) as f64 / 1e6,
         started: all.count,
@@ -117,6 +120,7 @@ impl Figures {
         json!({
             "utilisation": self.utilisation,
             "memory": self.memory,
+            "ran_s": self.ran_s,
             "overhead": { "starting": self.overhead[0], "idle": self.overhead[1], "leaving": self.overhead[2] },
             "makespan_s": self.makespan_s,
             "started": self.started,
@@ -140,7 +144,7 @@ pub struct Comparison {
     pub load: String,
     /// Seed, hosts, GPUs, jobs.
     pub size: (u64, usize, usize, usize),
-    /// Until when GPU-seconds were counted: the oracle had started four jobs in five, seconds.
+    /// Until when GPU-seconds were counted: the oracle had done four fifths of the work, seconds.
     pub horizon_s: f64,
     /// The farm of agents.
     pub farm: Figures,
@@ -163,6 +167,11 @@ impl Comparison {
     /// The same by memory.
     pub fn memory_ratio(&self) -> f64 {
         self.farm.memory / self.oracle.memory.max(f64::MIN_POSITIVE)
+    }
+
+    /// Seconds of runs over the oracle's.
+    pub fn work_ratio(&self) -> f64 {
+        self.farm.ran_s / self.oracle.ran_s.max(f64::MIN_POSITIVE)
     }
 
     /// Share of deliveries that were handed back.
@@ -193,6 +202,7 @@ impl Comparison {
             "horizon_s": self.horizon_s,
             "ratio": self.ratio(),
             "memory_ratio": self.memory_ratio(),
+            "work_ratio": self.work_ratio(),
             "over_delivery": self.over_delivery(),
             "inversions": self.inversions(),
             "pulls_per_start": self.pulls_per_start(),

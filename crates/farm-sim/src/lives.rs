@@ -106,12 +106,24 @@ impl Outcome {
         self.lives.iter().map(held).sum()
     }
 
-    /// When so large a share of the jobs that ever start had started.
-    pub fn started_share(&self, share: f64) -> Micros {
-        let mut starts: Vec<Micros> =
-            self.lives.iter().map(|life| life.started).filter(|at| *at != NEVER).collect();
-        starts.sort_unstable();
-        let place = (starts.len() as f64 * share) as usize;
-        starts.get(place.min(starts.len().saturating_sub(1))).copied().unwrap_or(0)
+    /// Seconds of runs until this time.
+    pub fn ran_until(&self, horizon: Micros) -> f64 {
+        let ran = |life: &Life| life.ended.min(horizon).saturating_sub(life.started) as f64 / 1e6;
+        self.lives.iter().map(ran).sum()
+    }
+
+    /// When so large a share of all seconds of runs was done.
+    pub fn work_share(&self, share: f64) -> Micros {
+        let wanted = self.ran_until(self.makespan) * share;
+        let (mut before, mut after) = (0, self.makespan);
+        while before + 1 < after {
+            let between = before.midpoint(after);
+            if self.ran_until(between) < wanted {
+                before = between;
+            } else {
+                after = between;
+            }
+        }
+        after
     }
 }

@@ -1,75 +1,127 @@
-//! Simulates farms and prints what came of it.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints")]
+//! `grange-farm-sim`: simulates farms and prints one JSON document on stdout; progress goes to stderr. What each field
+//! means is in `docs/scheduling.md`.
 
+use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use grange_farm_sim::compare::{capacity, compare};
 use grange_farm_sim::farm::Settings;
+use grange_farm_sim::figures::Comparison;
 use grange_farm_sim::mix::catalog::{Load, NAMES, Size, named};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Instant;
 
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let number = |n: usize, or: usize| args.get(n).and_then(|n| n.parse().ok()).unwrap_or(or);
-    let (hosts, jobs) = (number(1, 20), number(2, 2000));
-    let only = args.get(3).map_or("all", String::as_str);
-    let share = args.get(4).filter(|s| *s != "-").and_then(|n| n.parse::<f64>().ok());
-    let mut settings = Settings::default();
-    for arg in args.iter().skip(5) {
-        match arg.split_once('=') {
-            Some(("save", ms)) => settings.config.save_after_ms = ms.parse().unwrap_or(250),
-            Some(("age", ms)) => settings.config.age_after_ms = ms.parse().unwrap_or(250),
-            Some(("empty", ms)) => settings.config.empty_lane_ms = ms.parse().unwrap_or(250),
-            _ => eprintln!("? {arg}"),
+/// Every mix.
+const ALL: &str = "all";
+/// Exit status of a simulation in which something was that must never be.
+const EXIT_VIOLATION: u8 = 1;
+
+#[derive(Parser)]
+#[command(
+    name = "grange-farm-sim",
+    version,
+    about = "Simulates a farm of agents beside a central first-fit oracle"
+)]
+struct Cli {
+    /// Hosts, each with an agent
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    hosts: u32,
+    /// Jobs of each mix that some host can run
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    jobs: u32,
+    /// Which mixes
+    #[arg(long, value_delimiter = ',', default_value = "small,pairs,sharing",
+          value_parser = PossibleValuesParser::new(NAMES.into_iter().chain([ALL])))]
+    mix: Vec<String>,
+    /// `backlog`, or a share of what the oracle starts in a second when all jobs wait, e.g. 0.7
+    #[arg(long, value_delimiter = ',', default_value = "backlog")]
+    load: Vec<Wanted>,
+    /// Decides hosts, jobs and all chance
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// A load as it is asked for.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    Backlog,
+    Share(f64),
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "backlog" {
+            return Ok(Self::Backlog);
+        }
+        let share = text.parse().ok().filter(|share| (0.01..=2.0).contains(share));
+        share.map(Self::Share).ok_or_else(|| format!("`{text}` is no load; use `backlog` or 0.01 to 2"))
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let began = Instant::now();
+    let mut all = Vec::new();
+    let mut sound = true;
+    for name in NAMES.into_iter().filter(|name| cli.mix.iter().any(|mix| mix == name || mix == ALL)) {
+        for load in &cli.load {
+            let Some(comparison) = simulate(name, &cli, *load) else { continue };
+            sound &= comparison.violations.is_empty();
+            all.push(comparison.json());
         }
     }
-    for name in NAMES {
-        if only != "all" && !only.split(',').any(|only| only == name) {
-            continue;
-        }
-        let size = Size { hosts, jobs, seed: 1 };
-        let load = match share {
-            Some(share) => Load::PerSecond(share * capacity(name, size, &settings).unwrap_or(1.0)),
-            None => Load::Backlog,
-        };
-        let Some(mix) = named(name, size, load) else { continue };
-        let told = share.map_or("backlog".to_owned(), |share| format!("{share}"));
-        let c = compare(&mix, &told, &settings);
-        println!(
-            "{name} {told}: gpus {} took {:.2} s ratio {:.4} mem {:.4} util {:.3}/{:.3} at {:.1} s, makespan {:.1}/{:.1}",
-            mix.gpus(),
-            c.took_s,
-            c.ratio(),
-            c.memory_ratio(),
-            c.farm.utilisation,
-            c.oracle.utilisation,
-            c.horizon_s,
-            c.farm.makespan_s,
-            c.oracle.makespan_s
-        );
-        println!("  starting, idle, leaving {:.3?}", c.farm.overhead);
-        println!(
-            "  over {:.4} inv {:.4} pulls/start {:.2} warm {:.3}/{:.3} evict {:.3}/{:.3} {:?}",
-            c.over_delivery(),
-            c.inversions(),
-            c.pulls_per_start(),
-            c.farm.warm,
-            c.oracle.warm,
-            c.farm.evictions,
-            c.oracle.evictions,
-            c.counts
-        );
-        for (who, f) in [("farm", &c.farm), ("best", &c.oracle)] {
-            println!(
-                "  {who} wait {:.1}/{:.1}/{:.0} by prio {:?} big {:?} single {:?} before {:?}",
-                f.all.p50,
-                f.all.p99,
-                f.all.worst,
-                f.waits.iter().map(|w| (w.p50 as u64, w.p99 as u64)).collect::<Vec<_>>(),
-                (f.big.p50 as u64, f.big.worst as u64),
-                (f.single.p50 as u64, f.single.worst as u64),
-                f.bulk_before
-            );
-        }
-        for v in &c.violations {
-            eprintln!("  ! {v}");
-        }
+    let report = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "hosts": cli.hosts,
+        "jobs": cli.jobs,
+        "seed": cli.seed,
+        "took_s": (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+        "mixes": all,
+    });
+    if let Err(error) = print(&report) {
+        say(&format!("cannot print: {error}"));
+        return ExitCode::FAILURE;
     }
+    if sound { ExitCode::SUCCESS } else { ExitCode::from(EXIT_VIOLATION) }
+}
+
+fn print(report: &Value) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(report)?)
+}
+
+fn say(text: &str) {
+    // Who does not read it misses nothing that counts.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Simulates one mix under one load, and tells how it went. None: this mix has only its own load.
+fn simulate(name: &str, cli: &Cli, wanted: Wanted) -> Option<Comparison> {
+    let settings = Settings::default();
+    let size = Size { hosts: cli.hosts as usize, jobs: cli.jobs as usize, seed: cli.seed };
+    let (load, told) = match wanted {
+        Wanted::Backlog => (Load::Backlog, "backlog".to_owned()),
+        Wanted::Share(share) => {
+            (Load::PerSecond(share * capacity(name, size, &settings)?), format!("{share}"))
+        }
+    };
+    let mix = named(name, size, load)?;
+    say(&format!("simulating `{name}`, {told}: {} hosts, {} jobs …", mix.hosts.len(), mix.jobs.len()));
+    let c = compare(&mix, &told, &settings);
+    say(&format!(
+        "  {:.1} s; GPU-seconds {:.4} of the oracle's, work {:.4}; makespan {:.0} s of {:.0} s; {:.2} pulls a start",
+        c.took_s,
+        c.ratio(),
+        c.work_ratio(),
+        c.farm.makespan_s,
+        c.oracle.makespan_s,
+        c.pulls_per_start(),
+    ));
+    for violation in &c.violations {
+        say(&format!("  never: {violation}"));
+    }
+    Some(c)
 }
