@@ -1,11 +1,13 @@
 //! Names that stand as one token of a subject: plugins, owners, agents, jobs, classes.
 //!
-//! A name is checked when it is made, so everything that holds one can put it into a subject.
+//! A name is checked when it is made, so everything that holds one can put it into a subject. Its copies share the text:
+//! decisions copy names all the time.
 
 use serde::{Deserialize, Serialize};
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Longest name, in bytes.
@@ -70,7 +72,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $type(Box<str>);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// Checks the text.
@@ -107,7 +109,7 @@ macro_rules! name {
 
         impl From<$type> for String {
             fn from(name: $type) -> Self {
-                name.0.into()
+                name.0.as_ref().to_owned()
             }
         }
 
