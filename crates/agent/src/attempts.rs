@@ -7,6 +7,7 @@ use crate::claims::Claims;
 use crate::clock::unix_ms;
 use crate::events::EventLog;
 use crate::news::HouseEvent;
+use crate::restore::TicketCopy;
 use crate::values;
 use bytes::Bytes;
 use grange_broker_client::dead::{self, Dead};
@@ -63,6 +64,8 @@ pub struct Settlement {
     pub ack: String,
     /// The ticket's subject.
     pub ticket: String,
+    /// The ticket, should it be gone when the job waits again.
+    pub copy: TicketCopy,
     /// The attempt's events; None: it was never given to a worker.
     pub events: Option<EventLog>,
     /// The run's folder.
@@ -109,6 +112,9 @@ impl Settlement {
         match word {
             Word::Acknowledge => self.claims.settle(&self.ack, Bytes::from_static(b"+ACK")).await,
             Word::HandBack => {
+                if let Err(error) = self.copy.restore_if_gone(&self.claims).await {
+                    tracing::debug!(job = %self.key, %error, "its ticket was not looked for");
+                }
                 self.claims.nak(&self.ack, 0).await;
                 ring(&self.claims, &self.ticket).await;
             }

@@ -2,6 +2,7 @@
 //!
 //! Never starts anything: only a record that was stored with this agent's name on it lets a job begin.
 
+use crate::bells::bell_of;
 use crate::clock::unix_ms;
 use crate::permits::{Grant, Permit, Permits};
 use crate::tickets::{Delivery, Unusable};
@@ -11,14 +12,11 @@ use grange_broker_client::dead::{self, Dead};
 use grange_broker_client::error::{Error, ErrorKind};
 use grange_broker_client::ledger::Ledger;
 use grange_broker_client::priority;
+use grange_broker_client::upkeep::life_of;
 use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::lifecycle::{self, Claim, end_unclaimed};
-use grange_protocol::name::AgentName;
-use grange_protocol::ownership::{Delivered, Heartbeat, Stored, Verdict, judge};
+use grange_protocol::ownership::{Delivered, Stored, Verdict, judge};
 use grange_protocol::record::{Holder, Outcome, Record, State};
-use grange_protocol::status::AgentStatus;
-use grange_protocol::subject::AGENTS_BUCKET;
-use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
 
@@ -164,7 +162,7 @@ impl Claims {
                 Stored::Record { record, .. } => record.attempt.as_ref().map(|a| a.agent.clone()),
                 Stored::Nothing | Stored::Marker { .. } => None,
             };
-            let (now_ms, heartbeat) = self.look_up(holder.as_ref()).await?;
+            let (now_ms, heartbeat) = life_of(&self.broker, holder.as_ref()).await?;
             verdict = judge(ticket, &stored, &self.me, now_ms, Some(&heartbeat));
         }
         match verdict {
@@ -197,6 +195,7 @@ impl Claims {
             }
             Verdict::Held { look_again_ms } => {
                 self.nak(&delivery.ack, look_again_ms).await;
+                self.ring_in(delivery, look_again_ms);
                 Ok(ClaimEnd::NotOurs)
             }
             Verdict::AskHeartbeat(_) => {
@@ -210,29 +209,13 @@ impl Claims {
         ClaimEnd::NotOurs
     }
 
-    /// The broker's time, and what it knows of an agent.
-    async fn look_up(&self, agent: Option<&AgentName>) -> Result<(u64, Heartbeat), Error> {
-        #[derive(Deserialize)]
-        struct Info {
-            #[serde(with = "time::serde::rfc3339")]
-            created: time::OffsetDateTime,
-            #[serde(with = "time::serde::rfc3339")]
-            ts: time::OffsetDateTime,
-        }
-        let bucket = format!("$JS.API.STREAM.INFO.KV_{AGENTS_BUCKET}");
-        let answer = self.broker.request(bucket, Bytes::new()).await?;
-        let info: Info = serde_json::from_slice(&answer.payload)
-            .map_err(|e| Error::new(ErrorKind::Other, format!("bucket `{AGENTS_BUCKET}`: {e}")))?;
-        let ms = |t: time::OffsetDateTime| u64::try_from(t.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-        let now_ms = ms(info.ts);
-        let mut newest: Option<(AgentStatus, u64)> = None;
-        if let Some(agent) = agent {
-            let agents = grange_broker_client::query::agents(&self.broker).await?;
-            newest = agents.into_iter().find(|(status, _)| status.agent == *agent).map(|(status, age)| {
-                (status, now_ms.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(0)))
-            });
-        }
-        Ok((now_ms, Heartbeat { newest, bucket_age_ms: now_ms.saturating_sub(ms(info.created)) }))
+    /// Rings for a ticket that was handed back, when it can be had again. A bell that is lost is made good by sweeps.
+    fn ring_in(&self, delivery: &Delivery, delay_ms: u64) {
+        let (client, bell) = (self.broker.client().clone(), bell_of(&delivery.subject));
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+            let _ = client.publish(bell, Bytes::new()).await;
+        });
     }
 
     /// Hands a ticket back for so long.

@@ -1,6 +1,7 @@
 //! The clocks: boot time for deadlines (it goes on while the host sleeps), wall time to show.
 
 use rustix::time::{ClockId, clock_gettime};
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
@@ -13,6 +14,15 @@ pub fn boot_ns() -> u64 {
 /// Milliseconds since the host booted.
 pub fn boot_ms() -> u64 {
     boot_ns() / 1_000_000
+}
+
+/// Which boot of the host this is; empty where the kernel does not say.
+pub fn boot_id() -> &'static str {
+    static BOOT: LazyLock<String> = LazyLock::new(|| {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        id.trim().to_owned()
+    });
+    &BOOT
 }
 
 /// Unix milliseconds.

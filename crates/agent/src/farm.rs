@@ -25,6 +25,7 @@ pub struct FarmRooms {
     pub latest: Latest,
     broker: Broker,
     options: Options,
+    keep_records: Duration,
     reader: Option<Reader>,
     leave: CancellationToken,
     /// A housekeeper's thread ends with the house, however that ends.
@@ -32,13 +33,28 @@ pub struct FarmRooms {
 }
 
 impl FarmRooms {
-    /// Rooms where nobody works yet. `options`: how `broker` was connected to.
-    pub fn new(broker: &Broker, options: Options, news: mpsc::Sender<HouseEvent>) -> Self {
+    /// Rooms where nobody works yet. `options`: how `broker` was connected to. `keep_records`: how long the record of a job
+    /// that ended is kept.
+    pub fn new(
+        broker: &Broker,
+        options: Options,
+        keep_records: Duration,
+        news: mpsc::Sender<HouseEvent>,
+    ) -> Self {
         let own = Own::default();
         let (reader, latest) = Reader::new(broker, own.clone(), news);
         let leave = CancellationToken::new();
         let end = leave.clone().drop_guard();
-        Self { own, latest, broker: broker.clone(), options, reader: Some(reader), leave, _end: end }
+        Self {
+            own,
+            latest,
+            broker: broker.clone(),
+            options,
+            keep_records,
+            reader: Some(reader),
+            leave,
+            _end: end,
+        }
     }
 
     /// Begins to work in them.
@@ -54,6 +70,7 @@ impl FarmRooms {
             options: self.options.clone(),
             me: me.clone(),
             latest: self.latest.clone(),
+            keep_records: self.keep_records,
             leave: self.leave.clone(),
         };
         tasks.spawn(duty.run());

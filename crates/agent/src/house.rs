@@ -129,6 +129,8 @@ impl House {
                 None
             }
             HouseEvent::Reconnected => {
+                // First of all others hear what is held here.
+                self.heartbeat();
                 self.pulls.forget();
                 self.check_ownership(0);
                 self.find_queues(Duration::ZERO);

@@ -12,6 +12,7 @@
 //! The thread is its own because a page of thousands of tickets is read in one go, and the house has jobs to start.
 
 mod empty;
+mod records;
 mod rounds;
 mod summary;
 mod survey;
@@ -29,6 +30,7 @@ use grange_broker_client::topology::{queue_state, remove_queue};
 use grange_protocol::facts::{HOUSEKEEPER_KEY, HOUSEKEEPER_TTL_S, Housekeeper, OVERVIEW_MS};
 use grange_protocol::record::Holder;
 use grange_protocol::subject::{LANES_BUCKET, Queue};
+use records::Records;
 use rounds::Rounds;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,6 +60,8 @@ pub struct Duty {
     pub me: Holder,
     /// The newest overview: while there is one, somebody keeps house.
     pub latest: Latest,
+    /// How long the record of a job that ended is kept.
+    pub keep_records: Duration,
     /// The agent takes no more work, or leaves.
     pub leave: CancellationToken,
 }
@@ -113,9 +117,10 @@ impl Duty {
         tracing::info!("this agent keeps house");
         let (options, me, mine, leave) =
             (self.options.clone(), self.me.clone(), self.mine(), self.leave.clone());
+        let keep = self.keep_records;
         let working = tokio::task::spawn_blocking(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(work(&options, me, mine, tenure, leave));
+            runtime.block_on(work(&options, (me, mine), tenure, keep, leave));
             Ok::<(), std::io::Error>(())
         });
         match working.await {
@@ -138,9 +143,9 @@ struct Tenure {
 /// All of the work, on a connection of its own.
 async fn work(
     options: &Options,
-    me: Holder,
-    mine: Housekeeper,
+    (me, mine): (Holder, Housekeeper),
     mut tenure: Tenure,
+    keep: Duration,
     leave: CancellationToken,
 ) {
     let connecting = Broker::connect(options);
@@ -158,7 +163,7 @@ async fn work(
     let lost = tokio::select! {
         () = renew(&bucket, &mine, &mut tenure) => true,
         () = survey(&broker, &standings, &lying) => false,
-        () = rounds(&broker, me, standing, &orphans) => false,
+        () = rounds(Rounds::new(&broker, me), Records::new(&broker, keep), standing, &orphans) => false,
         () = leave.cancelled() => false,
     };
     if !lost {
@@ -240,12 +245,11 @@ async fn close(broker: &Broker, queues: &[Queue]) {
 
 /// Goes its rounds once there was a look at the farm.
 async fn rounds(
-    broker: &Broker,
-    me: Holder,
+    mut rounds: Rounds,
+    mut records: Records,
     mut standing: watch::Receiver<Arc<Standing>>,
     orphans: &watch::Sender<BTreeMap<Queue, Waiting>>,
 ) {
-    let mut rounds = Rounds::new(broker, me);
     let mut every = interval(ROUND);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut trouble = Trouble::default();
@@ -260,6 +264,9 @@ async fn rounds(
             Err(error) => trouble.tell("round through the tickets not finished", &error),
         }
         orphans.send_replace(rounds.orphans());
+        if let Err(error) = records.go(&newest).await {
+            trouble.tell("round through the records not finished", &error);
+        }
     }
 }
 

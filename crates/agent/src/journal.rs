@@ -39,6 +39,9 @@ pub struct Entry {
     pub supervisor: u32,
     /// When that process began, in the kernel's ticks.
     pub supervisor_began: u64,
+    /// Which boot of the host that was; empty: not known. Of another one no process is left.
+    #[serde(default)]
+    pub boot: String,
 }
 
 impl Entry {
@@ -176,6 +179,7 @@ mod tests {
             ticket: "grange.jobs.x".into(),
             supervisor: 1,
             supervisor_began: 2,
+            boot: "b".into(),
         }
     }
 

@@ -32,6 +32,7 @@ pub mod process;
 pub mod pulls;
 pub mod quarantine;
 pub mod recovery;
+pub mod restore;
 pub mod run;
 pub mod supervise;
 pub mod tickets;

@@ -4,7 +4,7 @@
 
 use crate::attempts::ring;
 use crate::claims::Claims;
-use crate::clock::unix_ms;
+use crate::clock::{boot_id, unix_ms};
 use crate::journal::Entry;
 use crate::process::start_ticks;
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::lifecycle::{RetryCause, conclude, is_spent, retry};
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::{Outcome, State};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::time::Duration;
 
 /// How long a supervisor whose agent is gone may take to end its worker, before it is killed itself.
@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Waits until the process of this journal entry is gone; ends it if it does not end by itself.
 pub async fn end_leftover(entry: &Entry) {
-    let is_there = || start_ticks(entry.supervisor) == Some(entry.supervisor_began);
+    let is_there = || is_there(entry, boot_id(), start_ticks(entry.supervisor));
     let waited = tokio::time::timeout(SUPERVISOR_GRACE, async {
         while is_there() {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -37,9 +37,16 @@ pub async fn end_leftover(entry: &Entry) {
         "a supervisor of the last life is still there; it is killed"
     );
     let pid = i32::try_from(entry.supervisor).ok().and_then(Pid::from_raw);
-    if let Some(pid) = pid.filter(|_| is_there()) {
-        let _ = kill_process(pid, Signal::KILL);
+    let Some(process) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return };
+    // What the descriptor names stays that process: looked at once more, it can be no other.
+    if is_there() {
+        let _ = pidfd_send_signal(&process, Signal::KILL);
     }
+}
+
+/// Whether the process of an entry lives: its number alone may by now be another's, and after a boot so may its begin.
+fn is_there(entry: &Entry, boot: &str, began: Option<u64>) -> bool {
+    (entry.boot.is_empty() || entry.boot == boot) && began == Some(entry.supervisor_began)
 }
 
 /// Gives one attempt of the last life up.
@@ -76,5 +83,49 @@ pub async fn give_up(claims: &Claims, entry: &Entry) -> Result<(), Error> {
             Err(error) if error.kind() == grange_broker_client::error::ErrorKind::Conflict => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// An entry of a process with this number, begun then, in this boot.
+    fn entry(supervisor: u32, supervisor_began: u64, boot: &str) -> Entry {
+        Entry {
+            owner: "alice".parse().unwrap(),
+            job: "1".parse().unwrap(),
+            number: 1,
+            claim: 1,
+            agent: "h1".parse().unwrap(),
+            incarnation: "i1".parse().unwrap(),
+            ack: String::new(),
+            ticket: String::new(),
+            supervisor,
+            supervisor_began,
+            boot: boot.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_number_is_no_process() {
+        assert!(is_there(&entry(7, 50, "now"), "now", Some(50)));
+        assert!(is_there(&entry(7, 50, ""), "now", Some(50)), "a journal of before knew no boots");
+        assert!(!is_there(&entry(7, 50, "now"), "now", Some(51)), "another process has its number");
+        assert!(!is_there(&entry(7, 50, "then"), "now", Some(50)), "and after a boot its begin too");
+        assert!(!is_there(&entry(7, 50, "now"), "now", None));
+    }
+
+    #[tokio::test]
+    async fn a_forged_journal_ends_no_stranger() {
+        let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
+        let began = start_ticks(stranger.id()).unwrap();
+        for forged in [entry(stranger.id(), began + 1, boot_id()), entry(stranger.id(), began, "another")] {
+            end_leftover(&forged).await;
+            assert!(stranger.try_wait().unwrap().is_none(), "{forged:?}");
+        }
+        end_leftover(&entry(stranger.id(), began, boot_id())).await;
+        stranger.wait().unwrap();
     }
 }

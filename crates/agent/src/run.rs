@@ -18,6 +18,7 @@ use crate::plugins::{Workshop, discover};
 use crate::pulls::Pulls;
 use crate::{control, inventory, recovery, universal};
 use anyhow::{Context as _, Result, bail};
+use futures_util::future::join_all;
 use grange_broker_client::connect::{Broker, Options};
 use grange_broker_client::ledger::Ledger;
 use grange_broker_client::objects::Objects;
@@ -132,7 +133,7 @@ async fn come_up(config: Config, environment: BTreeMap<String, String>, host: St
     let _ = std::fs::remove_dir_all(config.state_dir.join("scratch"));
     let (journal, leftovers) = Journal::open(&config.state_dir.join("journal"))?;
     let (news, heard) = mpsc::channel(NEWS_CAPACITY);
-    let farm = FarmRooms::new(&broker, options(&config), news.clone());
+    let farm = FarmRooms::new(&broker, options(&config), config.limits.keep_records(), news.clone());
     let lease_s = config.limits.lease_s;
     let permits = config
         .limits
@@ -190,9 +191,8 @@ async fn watch_reconnects(broker: Broker, news: mpsc::Sender<HouseEvent>) {
 
 /// Ends what the last life left behind, then hands its jobs back.
 async fn recover(house: &mut House, leftovers: &[Entry]) -> Result<()> {
-    for entry in leftovers {
-        recovery::end_leftover(entry).await;
-    }
+    // All at once: one that takes long keeps no other job waiting.
+    join_all(leftovers.iter().map(recovery::end_leftover)).await;
     for entry in leftovers {
         recovery::give_up(&house.claims, entry)
             .await

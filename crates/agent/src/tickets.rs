@@ -1,6 +1,7 @@
 //! What a pull brings: a ticket, or something that pretends to be one.
 
 use async_nats::Message;
+use bytes::Bytes;
 use grange_protocol::class::{Meaning, class_of, read as read_class};
 use grange_protocol::json::Json;
 use grange_protocol::name::Class;
@@ -17,6 +18,8 @@ pub struct Delivery {
     pub key: JobKey,
     /// What it says.
     pub ticket: Ticket,
+    /// Its body as it came: what is published again should it get lost.
+    pub body: Bytes,
     /// The state revision that it builds on.
     pub base: u64,
     /// Where it is settled.
@@ -127,7 +130,8 @@ pub fn read(message: &Message) -> Option<Arrival> {
     if let Err(why) = check_class(&queue.lane.class, ticket.resources.as_ref()) {
         return bad(Some(key), "malformed", why);
     }
-    Some(Arrival::Ticket(Box::new(Delivery { queue, key, ticket, base, ack, subject, submitted_ms })))
+    let body = message.payload.clone();
+    Some(Arrival::Ticket(Box::new(Delivery { queue, key, ticket, body, base, ack, subject, submitted_ms })))
 }
 
 /// A class that says something else than the ticket would let agents take what they cannot start, or leave what they can.

@@ -23,6 +23,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const MARKER_TTL: Duration = DAY;
 const BUCKET_MARKER_TTL: Duration = Duration::from_secs(60);
+/// What is left of a heartbeat that ran out says since when its agent is silent: it stays longer than any lease.
+const AGENT_MARKER_TTL: Duration = Duration::from_secs(90_000);
 /// Set, because the server's own default holds an account to less; one that is empty for an hour is removed.
 const MAX_QUEUES: u32 = 5_000;
 /// What an operator chooses; kept as it is on a farm that exists, unless `resize` is given.
@@ -269,6 +271,7 @@ fn dead(options: &TopologyOptions) -> (String, Value) {
 
 /// A key-value bucket as every NATS client makes it: one value a key, keys that may run out and leave a marker.
 fn bucket(name: &str, options: &TopologyOptions) -> Value {
+    let marker_ttl = if name == AGENTS_BUCKET { AGENT_MARKER_TTL } else { BUCKET_MARKER_TTL };
     json!({
         "name": format!("KV_{name}"),
         "subjects": [format!("$KV.{name}.>")],
@@ -282,6 +285,6 @@ fn bucket(name: &str, options: &TopologyOptions) -> Value {
         "allow_rollup_hdrs": true,
         "deny_delete": true,
         "allow_msg_ttl": true,
-        "subject_delete_marker_ttl": nanos(BUCKET_MARKER_TTL),
+        "subject_delete_marker_ttl": nanos(marker_ttl),
     })
 }

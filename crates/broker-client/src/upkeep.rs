@@ -9,11 +9,17 @@ use crate::error::{Error, ErrorKind};
 use crate::headers;
 use crate::history;
 use crate::ledger::read_stored;
+use crate::post::Post;
 use crate::priority::runs_out;
 use crate::topology::QueueState;
 use async_nats::jetstream;
-use grange_protocol::ownership::Stored;
-use grange_protocol::subject::{AGENTS_BUCKET, JOBS, JobKey, Lane, Queue, STATE, parse_state, parse_ticket};
+use bytes::Bytes;
+use grange_protocol::name::AgentName;
+use grange_protocol::ownership::{Heartbeat, Stored};
+use grange_protocol::status::HEARTBEAT_TTL_S;
+use grange_protocol::subject::{
+    AGENTS_BUCKET, JOBS, JobKey, Lane, Queue, STATE, heartbeat, parse_state, parse_ticket,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -184,6 +190,90 @@ pub async fn records(broker: &Broker, keys: &[JobKey]) -> Result<BTreeMap<JobKey
     Ok(known)
 }
 
+/// A page of the records, oldest write first: at most `batch` and 4 MiB from a sequence on, where the next page goes on,
+/// and how many more there are. Records that cannot be read are left out.
+pub async fn written(
+    broker: &Broker,
+    from: u64,
+    batch: usize,
+) -> Result<(Vec<(JobKey, Known)>, u64, u64), Error> {
+    let page = history::page(broker, STATE, "grange.state.>", from, batch).await?;
+    let next = page.messages.last().map_or(from, |last| last.sequence + 1);
+    let mut found = Vec::with_capacity(page.messages.len());
+    for message in page.messages {
+        let Some(key) = parse_state(&message.subject) else { continue };
+        let runs_out_ms = runs_out(&message);
+        match read_stored(Some(message)) {
+            Ok(stored) => found.push((key, Known { stored, runs_out_ms })),
+            Err(error) => tracing::debug!(%error, job = %key, "record cannot be read"),
+        }
+    }
+    Ok((found, next, page.remaining))
+}
+
+/// Whether a ticket of the job lies in the stream, whoever has it, by the leader. `subject` may be one with wildcards.
+pub async fn has_ticket(broker: &Broker, subject: &str) -> Result<bool, Error> {
+    #[derive(Deserialize)]
+    struct Info {
+        state: Counts,
+    }
+    #[derive(Deserialize)]
+    struct Counts {
+        #[serde(default)]
+        subjects: Option<BTreeMap<String, u64>>,
+    }
+    let body = json!({ "subjects_filter": subject });
+    let info: Info = api::call(broker, &format!("STREAM.INFO.{JOBS}"), subject, &body).await?;
+    Ok(info.state.subjects.is_some_and(|subjects| !subjects.is_empty()))
+}
+
+/// Publishes a ticket once more that is gone though its job has not ended. `nth`: tells this one from earlier ones.
+pub async fn restore_ticket(
+    broker: &Broker,
+    key: &JobKey,
+    subject: &str,
+    revision: u64,
+    nth: u64,
+    body: Bytes,
+) -> Result<(), Error> {
+    let message_id = format!("{key}/r{revision}.{nth}");
+    let post = Post { broker: broker.clone(), subject: subject.to_owned(), message_id, revision, body };
+    let first = post.send().await?;
+    post.settle(first).await.map(|_| ())
+}
+
+/// Has a ticket given out again at once that was given to somebody who is lost, and rings for it. Whoever gets it decides
+/// by its record; where nobody had it any more, nothing happens.
+pub async fn hand_out_again(broker: &Broker, ticket: &Ticket) -> Result<(), Error> {
+    #[derive(Deserialize)]
+    struct Info {
+        delivered: Delivered,
+    }
+    #[derive(Deserialize)]
+    struct Delivered {
+        consumer_seq: u64,
+    }
+    let name = ticket.queue().consumer();
+    let verb = format!("CONSUMER.INFO.{JOBS}.{name}");
+    let info: Info = match api::call(broker, &verb, &name, &Value::Null).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        answer => answer?,
+    };
+    // Of an acknowledgement's subject the broker looks at the ticket, and that the delivery can have been.
+    let (sequence, delivery) = (ticket.sequence, info.delivered.consumer_seq);
+    let ack = format!("$JS.ACK.{JOBS}.{name}.1.{sequence}.{delivery}.0.0");
+    let bell = ticket.key.ticket(&ticket.lane).replacen("grange.jobs.", "grange.bell.", 1);
+    for (subject, word) in [(ack, "-NAK"), (bell, "")] {
+        broker.client().publish(subject, word.into()).await.map_err(|_| Error::closed())?;
+    }
+    Ok(())
+}
+
+/// The newest ticket of a job, by the leader.
+pub async fn ticket_of(broker: &Broker, key: &JobKey) -> Result<Option<Lying>, Error> {
+    Ok(api::leader_last(broker, JOBS, &key.any_ticket()).await?.as_ref().map(read))
+}
+
 /// Removes one ticket. Only tidying up: an agent that gets it all the same finds the record. One that is not there is
 /// well.
 pub async fn remove_ticket(broker: &Broker, sequence: u64) -> Result<(), Error> {
@@ -229,8 +319,37 @@ pub async fn clock_ms(broker: &Broker) -> Result<u64, Error> {
     Ok(info.now_ms())
 }
 
+/// What the leader knows of an agent's life, with the broker's time at which it was asked, Unix milliseconds: what
+/// decisions about its attempts are made on. None: only the time and the bucket's age.
+pub async fn life_of(broker: &Broker, agent: Option<&AgentName>) -> Result<(u64, Heartbeat), Error> {
+    let stream = format!("KV_{AGENTS_BUCKET}");
+    // The time comes first: what is stored since then counts as now.
+    let info: Info = api::call(broker, &format!("STREAM.INFO.{stream}"), AGENTS_BUCKET, &Value::Null).await?;
+    let now_ms = info.now_ms();
+    let mut life =
+        Heartbeat { bucket_age_ms: now_ms.saturating_sub(unix_ms(info.created)), ..Heartbeat::default() };
+    let Some(agent) = agent else { return Ok((now_ms, life)) };
+    let Some(message) = api::leader_last(broker, &stream, &heartbeat(agent)).await? else {
+        return Ok((now_ms, life));
+    };
+    if message.headers.get(headers::MARKER).is_some() {
+        life.last_ms = Some(message.stored_ms.saturating_sub(HEARTBEAT_TTL_S * 1000));
+    } else if message.headers.get(headers::OPERATION).is_none() {
+        let status = serde_json::from_slice(&message.payload)
+            .map_err(|e| Error::malformed(&format!("the heartbeat of `{agent}`"), e))?;
+        life.newest = Some((status, message.stored_ms));
+    }
+    Ok((now_ms, life))
+}
+
+fn unix_ms(time: OffsetDateTime) -> u64 {
+    u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
+}
+
 #[derive(Deserialize)]
 struct Info {
+    #[serde(with = "time::serde::rfc3339")]
+    created: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     ts: OffsetDateTime,
     state: Reaches,
@@ -243,6 +362,6 @@ struct Reaches {
 
 impl Info {
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.ts.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
+        unix_ms(self.ts)
     }
 }

@@ -31,6 +31,9 @@ pub enum Stored {
 pub struct Heartbeat {
     /// Its newest heartbeat and when the broker stored it; None: its key ran out, or never was.
     pub newest: Option<(AgentStatus, u64)>,
+    /// Of a key that ran out: when its last heartbeat was stored at the latest, Unix milliseconds of the broker. None: it
+    /// said farewell, or was silent for longer than traces are kept, which is longer than any lease.
+    pub last_ms: Option<u64>,
     /// How long the heartbeat bucket has existed, milliseconds: a bucket younger than a lease proves nothing.
     pub bucket_age_ms: u64,
 }
@@ -140,7 +143,9 @@ fn judge_held(
     if is_lost(&fence.holder, fence.claim, heartbeat, broker_now_ms, lease_ms, record) {
         return Verdict::Claim { expect: sequence, before: Some(Box::new(record.clone())) };
     }
-    Verdict::Held { look_again_ms: lease_ms }
+    let heard_ms = heartbeat.newest.as_ref().map(|(_, stored_ms)| *stored_ms).or(heartbeat.last_ms);
+    let silent_ms = heard_ms.map_or(0, |heard_ms| broker_now_ms.saturating_sub(heard_ms));
+    Verdict::Held { look_again_ms: lease_ms.saturating_sub(silent_ms).max(1000) }
 }
 
 /// Lost: silent for a whole lease, or speaking again (in any life) without this attempt.
@@ -153,7 +158,8 @@ fn is_lost(
     record: &Record,
 ) -> bool {
     let Some((status, stored_ms)) = &heartbeat.newest else {
-        return true;
+        // Its key runs out long before its lease does.
+        return heartbeat.last_ms.is_none_or(|last_ms| broker_now_ms.saturating_sub(last_ms) >= lease_ms);
     };
     if status.incarnation != holder.incarnation {
         return broker_now_ms.saturating_sub(*stored_ms) < lease_ms || status.covers >= claim;
@@ -219,10 +225,28 @@ mod tests {
     }
 
     fn beat(status: AgentStatus, stored_ms: u64) -> Heartbeat {
-        Heartbeat { newest: Some((status, stored_ms)), bucket_age_ms: 1_000_000 }
+        Heartbeat { newest: Some((status, stored_ms)), bucket_age_ms: 1_000_000, ..Heartbeat::default() }
+    }
+
+    /// No heartbeat is stored any more; the last one was by then.
+    fn silent(last_ms: Option<u64>) -> Heartbeat {
+        Heartbeat { newest: None, last_ms, bucket_age_ms: 1_000_000 }
     }
 
     const LATE: u64 = 40_000;
+
+    #[test]
+    fn a_heartbeat_that_ran_out_is_no_lease_that_did() {
+        let (me, held) = (holder("me", "m"), stored(running(&holder("other", "o1"))));
+        let said = |last_ms| judge(ticket(0), &held, &me, LATE, Some(&silent(Some(last_ms))));
+        assert_eq!(said(LATE - 29_000), Verdict::Held { look_again_ms: 1_000 });
+        assert_eq!(said(LATE - 8_000), Verdict::Held { look_again_ms: 22_000 });
+        assert!(matches!(said(LATE - 30_000), Verdict::Claim { expect: 10, .. }));
+        // One that speaks is looked at again when its lease can have ended at the earliest.
+        let speaks = beat(status("o1", 99, &[10]), LATE - 2_000);
+        let verdict = judge(ticket(0), &held, &me, LATE, Some(&speaks));
+        assert_eq!(verdict, Verdict::Held { look_again_ms: 28_000 });
+    }
 
     #[test]
     fn a_new_job_is_claimed_and_an_ended_one_acknowledged() {
@@ -279,12 +303,12 @@ mod tests {
             matches!(judge(ticket(0), &held, &me, now, beat), Verdict::Claim { expect: 10, .. })
         };
         // Younger than the lease: whatever the heartbeat says.
-        assert!(!claims(Some(&Heartbeat { newest: None, bucket_age_ms: 1_000_000 }), 20_000));
+        assert!(!claims(Some(&silent(None)), 20_000));
         assert_eq!(judge(ticket(0), &held, &me, LATE, None), Verdict::AskHeartbeat(other.clone()));
         // A young bucket proves nothing.
-        assert!(!claims(Some(&Heartbeat { newest: None, bucket_age_ms: 5_000 }), LATE));
+        assert!(!claims(Some(&Heartbeat { bucket_age_ms: 5_000, ..Heartbeat::default() }), LATE));
         // Silent for a lease.
-        assert!(claims(Some(&Heartbeat { newest: None, bucket_age_ms: 1_000_000 }), LATE));
+        assert!(claims(Some(&silent(None)), LATE));
         assert!(claims(Some(&beat(status("o1", 99, &[10]), 1_000)), LATE));
         // Alive and lists it.
         assert!(!claims(Some(&beat(status("o1", 99, &[10]), LATE - 1_000)), LATE));

@@ -56,6 +56,18 @@ impl FromStr for Priority {
     }
 }
 
+/// What becomes of an attempt whose agent cannot reach the broker for as long as its lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnPartition {
+    /// It is stopped before others may take it over: no two attempts run at one time.
+    #[default]
+    Stop,
+    /// It goes on, and its outcome counts if nobody took it over meanwhile: for runs without effects elsewhere that are too
+    /// dear to begin anew.
+    Continue,
+}
+
 /// Times that end a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -75,6 +87,9 @@ pub struct TimeLimits {
     /// Longest time of a run without a chunk, progress or log line, seconds. None: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout_s: Option<u32>,
+    /// What happens when the lease ends while the broker is out of the agent's reach.
+    #[serde(skip_serializing_if = "is_default")]
+    pub on_partition: OnPartition,
 }
 
 /// The body of a ticket. Every field may be left out; an empty body is a job without arguments.

@@ -3,6 +3,7 @@
 use super::ConfigError;
 use grange_protocol::limit::{INLINE_BYTES, LEASE_RANGE_S, LEASE_S, MAX_FRAME_BYTES};
 use serde::Deserialize;
+use std::time::Duration;
 
 /// Limits on everything that comes from outside.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -36,6 +37,8 @@ pub struct Limits {
     pub keep_warm_s: Option<u32>,
     /// Most attempts of one owner that run on the whole farm at one time; None: no limit.
     pub owner_running_max: Option<u32>,
+    /// How long the record of a job that ended is kept, seconds; then it is forgotten, with its result.
+    pub record_keep_s: u64,
 }
 
 impl Default for Limits {
@@ -55,11 +58,17 @@ impl Default for Limits {
             environment_build_s: 1500,
             keep_warm_s: None,
             owner_running_max: None,
+            record_keep_s: 7 * 86_400,
         }
     }
 }
 
 impl Limits {
+    /// How long the record of a job that ended is kept.
+    pub fn keep_records(&self) -> Duration {
+        Duration::from_secs(self.record_keep_s)
+    }
+
     pub(super) fn check(
         &self,
         range: &impl Fn(&'static str, u64, u64, u64) -> Result<(), ConfigError>,
@@ -73,6 +82,7 @@ impl Limits {
         range("limits.owner_running_max", self.owner_running_max.unwrap_or(1).into(), 1, 1_000_000)?;
         range("limits.drain_after_start_failures", self.drain_after_start_failures.into(), 0, 1000)?;
         range("limits.start_failures_window_s", self.start_failures_window_s.into(), 1, 86_400)?;
+        range("limits.record_keep_s", self.record_keep_s, 1, 3_650 * 86_400)?;
         let lease = LEASE_RANGE_S;
         range("limits.lease_s", self.lease_s.into(), (*lease.start()).into(), (*lease.end()).into())
     }

@@ -4,6 +4,7 @@ use super::House;
 use super::rooms::Held;
 use crate::attempts::{Ending, Settlement};
 use crate::clock::boot_ms;
+use crate::restore::TicketCopy;
 use grange_dispatch::{Conclusion, DeviceView};
 use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::lifecycle::RetryCause;
@@ -38,6 +39,7 @@ impl House {
             revision: claim.revision,
             ack: held.delivery.ack.clone(),
             ticket: held.delivery.subject.clone(),
+            copy: TicketCopy::of(&held.delivery),
             events: held.events.clone(),
             scratch: held.scratch.clone(),
             inline_bytes: self.config.limits.inline_bytes,

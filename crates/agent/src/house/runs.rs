@@ -1,7 +1,7 @@
 //! A run from the dispatcher's word to its frame: folder, journal, inputs, events, frame.
 
 use super::House;
-use crate::clock::boot_ms;
+use crate::clock::{boot_id, boot_ms};
 use crate::events::{EventLimits, EventLog};
 use crate::journal::Entry;
 use crate::link::RunSink;
@@ -39,6 +39,7 @@ impl House {
             ticket: held.delivery.subject.clone(),
             supervisor: entry.handle.supervisor,
             supervisor_began: entry.handle.supervisor_began,
+            boot: boot_id().to_owned(),
         });
         if let Err(error) = written {
             tracing::error!(%error, "journal");
@@ -108,6 +109,9 @@ impl House {
             attempt: claim.fence.number,
         }));
         held.sent = Some(boot_ms());
+        // Its lease may be another than what its worker had while it was idle.
+        let entry = self.rooms.workers.get(&worker)?;
+        self.order_deadline(entry);
         if entry.handle.frames.put(&frame, frame_bytes) {
             return None;
         }

@@ -1,14 +1,18 @@
 //! What goes on without news: deadlines, heartbeats, words to the broker that work goes on.
 
 use super::House;
+use super::rooms::WorkerEntry;
 use crate::clock::{boot_ms, boot_ns};
 use crate::heartbeat::beat;
+use crate::lease::worker_deadline;
 use crate::news::HouseEvent;
+use crate::restore::TicketCopy;
 use crate::supervise::Order;
 use bytes::Bytes;
 use grange_dispatch::Input;
 use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::ownership::Stored;
+use grange_protocol::ticket::OnPartition;
 
 /// Between two heartbeats that something called for lies at least so long, milliseconds.
 const TELL_PAUSE_MS: u64 = 200;
@@ -21,12 +25,20 @@ impl House {
 
     /// The lease was renewed: every supervisor learns its new deadline.
     pub(super) fn extend_deadlines(&mut self) {
-        let idle = self.idle_deadline_ns();
         for entry in self.rooms.workers.values() {
-            let held = entry.runs.values().filter_map(|job| self.rooms.jobs.get(job)?.claim.as_ref());
-            let deadline = held.map(|claim| self.lease.deadline_ns(claim.record.lease_s())).min();
-            entry.handle.order(Order::Deadline(Some(deadline.unwrap_or(idle))));
+            self.order_deadline(entry);
         }
+    }
+
+    /// One supervisor learns its deadline, by what its worker runs.
+    pub(super) fn order_deadline(&self, entry: &WorkerEntry) {
+        let held = entry.runs.values().filter_map(|job| self.rooms.jobs.get(job));
+        let ends = held.filter_map(|held| {
+            let lease_s = held.claim.as_ref()?.record.lease_s();
+            let stops = held.delivery.ticket.limits.on_partition == OnPartition::Stop;
+            Some(stops.then(|| self.lease.deadline_ns(lease_s)))
+        });
+        entry.handle.order(Order::Deadline(worker_deadline(ends, self.idle_deadline_ns())));
     }
 
     /// Time passed.
@@ -89,11 +101,14 @@ impl House {
             if now.saturating_sub(claim.since) < held_ms {
                 continue;
             }
-            let (ledger, fence, key, news) =
-                (self.claims.ledger.clone(), claim.fence.clone(), key.clone(), self.news.clone());
+            let (fence, key, news) = (claim.fence.clone(), key.clone(), self.news.clone());
+            let (claims, copy) = (self.claims.clone(), TicketCopy::of(&held.delivery));
             self.rooms.tasks.spawn(async move {
-                let found = match ledger.read(&key).await {
+                let found = match claims.ledger.read(&key).await {
                     Ok(Stored::Record { sequence, record, .. }) if record.held_by(&fence, sequence) => {
+                        if let Err(error) = copy.restore_if_gone(&claims).await {
+                            tracing::debug!(job = %key, %error, "its ticket was not looked for");
+                        }
                         record.cancel_requested.map(|_| HouseEvent::CancelRequested(key))
                     }
                     Ok(_) => Some(HouseEvent::Lost(key, fence.claim)),

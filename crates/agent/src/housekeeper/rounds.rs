@@ -6,6 +6,7 @@
 //! jobs pass through. With a backlog of n tickets each is looked at every n/`STEP` rounds, and deadlines that were seen
 //! once are kept in memory, so that they are met in time.
 
+use super::records::lost_holder;
 use super::summary::Waiting;
 use super::survey::Standing;
 use super::verdict::{Deadlines, Errand, errand};
@@ -19,7 +20,9 @@ use grange_broker_client::error::{Error, ErrorKind};
 use grange_broker_client::ledger::Ledger;
 use grange_broker_client::priority::forward;
 use grange_broker_client::topology::{ensure_queue, queue_state};
-use grange_broker_client::upkeep::{Lying, Ticket, Unreadable, records, remove_ticket, tickets};
+use grange_broker_client::upkeep::{
+    Lying, Ticket, Unreadable, hand_out_again, records, remove_ticket, tickets,
+};
 use grange_protocol::class;
 use grange_protocol::lifecycle::end_unclaimed;
 use grange_protocol::ownership::{Delivered, Verdict, judge};
@@ -94,7 +97,7 @@ impl Rounds {
             }
         }
         self.note_orphans(&met, standing);
-        let asked = self.look_up(met, standing.now_ms).await?;
+        let asked = self.look_up(met, standing).await?;
         let due = self.deadlines.due(standing.now_ms, ERRANDS);
         self.settle(errands(due, asked)).await?;
         self.care_for_orphans(standing).await?;
@@ -131,13 +134,13 @@ impl Rounds {
     }
 
     /// What is to be done about these tickets, by copies of their records: those about which the leader has to be asked.
-    async fn look_up(&mut self, met: Vec<Ticket>, now_ms: u64) -> Result<Vec<Ticket>, Error> {
+    async fn look_up(&mut self, met: Vec<Ticket>, standing: &Standing) -> Result<Vec<Ticket>, Error> {
         let keys: Vec<JobKey> = met.iter().map(|ticket| ticket.key.clone()).collect();
         let known = records(&self.broker, &keys).await?;
         let mut asked = Vec::new();
         for ticket in met {
             let Some(known) = known.get(&ticket.key) else { continue };
-            match errand(&ticket, known, &self.me, now_ms) {
+            match errand(&ticket, known, &self.me, &standing.agents, standing.now_ms) {
                 Errand::Leave => {}
                 Errand::Ask => asked.push(ticket),
                 Errand::Watch(runs_out_ms) => self.deadlines.watch(ticket, runs_out_ms),
@@ -178,9 +181,14 @@ impl Rounds {
             Verdict::Moved { lane, expect } => {
                 forward(&self.broker, &ticket.key, &ticket.lane, &lane, expect).await?;
             }
-            Verdict::Claim { .. } | Verdict::Mine | Verdict::Held { .. } | Verdict::AskHeartbeat(_) => {
+            Verdict::Mine | Verdict::Held { .. } | Verdict::AskHeartbeat(_) => {
+                if lost_holder(&self.broker, &ticket.key, &ticket.lane, &stored).await? {
+                    tracing::info!(job = %ticket.key, "its holder is lost; the ticket is given out again");
+                    hand_out_again(&self.broker, &ticket).await?;
+                }
                 return Ok(());
             }
+            Verdict::Claim { .. } => return Ok(()),
         }
         remove_ticket(&self.broker, ticket.sequence).await
     }

@@ -57,7 +57,8 @@ async fn the_overview_goes_on_without_one_of_three_servers() {
     let (_latest, latest) = watch::channel(None);
     let leave = CancellationToken::new();
     let _end = leave.clone().drop_guard();
-    let duty = Duty { broker: broker.clone(), options, me, latest, leave };
+    let keep_records = std::time::Duration::from_secs(60);
+    let duty = Duty { broker: broker.clone(), options, me, latest, keep_records, leave };
     let _keeping = JoinSet::from_iter([duty.run()]);
     let lanes = Bucket::new(&broker, LANES_BUCKET);
     let told = async || lanes.get::<Overview>(OVERVIEW_KEY).await.ok().flatten().map(|entry| entry.value);

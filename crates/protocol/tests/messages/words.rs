@@ -9,7 +9,7 @@ use grange_protocol::name::PluginName;
 use grange_protocol::object::ObjectRef;
 use grange_protocol::retry::RetryPolicy;
 use grange_protocol::subject;
-use grange_protocol::ticket::{Ticket, TimeLimits};
+use grange_protocol::ticket::{OnPartition, Ticket, TimeLimits};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -71,6 +71,7 @@ fn full_ticket() -> Ticket {
             cancel_grace_s: Some(10),
             start_timeout_s: Some(300),
             idle_timeout_s: Some(120),
+            on_partition: OnPartition::Continue,
         },
         retry: retry_policy(),
         resources: Some(request(r#"{"vram_mb":20000,"on":{"gpu":"a100"}}"#)),

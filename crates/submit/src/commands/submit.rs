@@ -18,7 +18,7 @@ use grange_broker_client::submit::{Submission, Submitted, new_job_id, submit};
 use grange_protocol::name::PluginName;
 use grange_protocol::record::Record;
 use grange_protocol::subject::{JobKey, Lane};
-use grange_protocol::ticket::{Priority, TICKET_VERSION, Ticket, TimeLimits};
+use grange_protocol::ticket::{OnPartition, Priority, TICKET_VERSION, Ticket, TimeLimits};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,6 +62,10 @@ pub(crate) struct SubmitFlags {
     /// Longest run, e.g. 5m; then the job fails
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     timeout: Option<Duration>,
+    /// When the run's host is cut off for as long as its lease: stop (the default), so that no two run at one time, or
+    /// continue, and count if nobody took over meanwhile
+    #[arg(long, value_name = "WORD", value_parser = on_partition)]
+    on_partition: Option<OnPartition>,
     /// Only submit, and print the job's id
     #[arg(long, short, conflicts_with_all = ["follow", "out"])]
     detach: bool,
@@ -103,6 +107,14 @@ fn safety_ms(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(ms @ 1..=LONGEST_SAFETY_MS) => Ok(Duration::from_millis(ms)),
         _ => Err(format!("`{text}` is not a number of milliseconds from 1 to {LONGEST_SAFETY_MS}")),
+    }
+}
+
+fn on_partition(text: &str) -> Result<OnPartition, String> {
+    match text {
+        "stop" => Ok(OnPartition::Stop),
+        "continue" => Ok(OnPartition::Continue),
+        _ => Err(format!("`{text}` is neither `stop` nor `continue`")),
     }
 }
 
@@ -217,7 +229,11 @@ fn submission(flags: &SubmitFlags, context: &Context, wanted: Wanted, arguments:
     };
     let timeout_s =
         flags.timeout.map(|timeout| u32::try_from(timeout.as_millis().div_ceil(1000)).unwrap_or(u32::MAX));
-    let limits = TimeLimits { timeout_s, ..TimeLimits::default() };
+    let limits = TimeLimits {
+        timeout_s,
+        on_partition: flags.on_partition.unwrap_or_default(),
+        ..TimeLimits::default()
+    };
     Submission {
         owner: context.owner.clone(),
         job: None,
