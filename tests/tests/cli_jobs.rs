@@ -31,8 +31,8 @@ async fn submitted(grange: &Grange, words: &[&str]) -> String {
     grange.run(&line).await.ends(0).word()
 }
 
-const JOB: [&str; 9] =
-    ["class", "job", "owner", "plugin", "priority", "record", "revision", "state", "waiting"];
+const JOB: [&str; 10] =
+    ["class", "due_ms", "job", "owner", "plugin", "priority", "record", "revision", "state", "waiting"];
 const RESULT: [&str; 11] =
     ["agent", "attempts", "chunks", "failure", "files", "job", "owner", "plugin", "result", "state", "usage"];
 

@@ -17,9 +17,10 @@ use serde_json::json;
 use site::{Site, Use, permissions};
 
 /// What nobody did in this test, and why it is given all the same.
-const KEPT: [(&str, &str, &str); 7] = [
+const KEPT: [(&str, &str, &str); 8] = [
     ("agent", "$JS.API.DIRECT.GET.GRANGE_EVENTS.grange.events.>", "an event whose acknowledgement was lost"),
     ("agent", "$JS.ACK.*.*.GRANGE_JOBS.>", "the form of an acknowledgement in servers to come"),
+    ("agent", "$JS.ACK.*.*.GRANGE_SCHEDULES.>", "the form of an acknowledgement in servers to come"),
     ("agent", "grange.bell.>", "a ticket that goes back unclaimed"),
     ("agent", "grange.call.>", "a bell that was heard in turn by an agent without room"),
     ("agent", "$JS.API.STREAM.MSG.GET.KV_grange_plugins", "two agents that learn of a plugin at once"),
@@ -55,6 +56,18 @@ async fn a_submitter_works(site: &Site, admin: &Client) {
     assert_eq!(does("agents").await, "h1");
     assert!(does("plugins").await.contains("echo"));
     assert!(!does("doctor").await.contains("fail"));
+
+    let delayed = does("submit echo --delay 1h --detach").await;
+    assert_eq!(does(&format!("status {delayed}")).await, "delayed");
+    assert!(does("jobs --state delayed").await.contains(&delayed));
+    assert_eq!(does(&format!("cancel {delayed}")).await, "cancelled");
+    does("cron add often @hourly echo").await;
+    let ticked = does("cron run often").await;
+    does(&format!("result {ticked} --wait")).await;
+    assert_eq!(does("cron list").await, "often");
+    does("cron remove often").await;
+    let batch = does("submit echo --array 1-3 --detach").await;
+    does(&format!("wait --batch {batch}")).await;
 
     let gate = format!("submit gate until={} --detach", site.path("never").display());
     let running = key("submit", &does(&gate).await);
@@ -108,6 +121,8 @@ async fn an_agent_copes(site: &Site, admin: &Client, mut first: Agent) {
 /// Everything that somebody who looks on does.
 async fn an_observer_looks(site: &Site) {
     let does = async |words: &str| site.does("observe", words).await;
+    let delayed = site.does("submit", "submit echo --delay 1h --detach").await;
+    assert_eq!(does(&format!("status submit/{delayed}")).await, "delayed");
     let waiting = site.does("submit", "submit nobody --unchecked --detach").await;
     assert_eq!(does(&format!("status submit/{waiting}")).await, "queued");
     assert!(does("jobs").await.contains(&waiting));

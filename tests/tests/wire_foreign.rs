@@ -1,5 +1,6 @@
 //! Clients that are none of ours: Python's nats-py with nothing but `docs/wire.md`, whose own code blocks are run.
 
+use grange_broker_client::submit::job_id_of_key;
 use grange_protocol::name::{JobId, Owner};
 use grange_protocol::record::State;
 use grange_protocol::subject::JobKey;
@@ -106,6 +107,14 @@ async fn a_stranger_limits_the_wait() {
     assert_eq!(told["states"], json!(["queued", "expired"]));
     let client = farm.client("alice").await;
     assert_eq!(client.end(&key(&told["started"])).await.value(), json!("hello"));
+}
+
+#[tokio::test]
+async fn a_stranger_submits_later_and_by_a_key() {
+    let (farm, _agent) = farm_of_one().await;
+    let told = play(&farm, "later.py", &[]).await;
+    assert_eq!(told["result"], json!("hello"));
+    assert_eq!(told["of_key"], json!(job_id_of_key(&"alice".parse().unwrap(), "order 17").as_str()));
 }
 
 #[tokio::test]

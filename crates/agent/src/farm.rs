@@ -1,6 +1,7 @@
 //! The rooms of an agent that look at the whole farm: who reads the overview, keeps house when nobody else does, tells and
-//! hears what plugins need, and counts what owners run. Each is a task of its own; the house waits for none.
+//! hears what plugins need, counts what owners run, and carries what is due into the queues. Each is a task of its own; the house waits for none.
 
+use crate::carrier;
 use crate::housekeeper::Duty;
 use crate::learned::{self, Table};
 use crate::news::HouseEvent;
@@ -62,6 +63,7 @@ impl FarmRooms {
         let Some(reader) = self.reader.take() else { return };
         tasks.spawn(reader.run());
         tasks.spawn(learned::exchange(self.broker.clone(), table.clone()));
+        tasks.spawn(carrier::run(self.broker.clone()));
         if let Some(permits) = permits {
             tasks.spawn(permits.clone().keep());
         }

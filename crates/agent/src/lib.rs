@@ -5,6 +5,7 @@
 pub mod attempts;
 pub mod bells;
 pub mod cache;
+pub mod carrier;
 pub mod causes;
 pub mod claims;
 pub mod clock;

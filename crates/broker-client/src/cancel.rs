@@ -2,11 +2,11 @@
 //!
 //! Owns the compare-and-set loop of the request and the word to the holder. Never kills anything.
 
-use crate::api;
+use crate::api::{self, StoredMessage};
 use crate::connect::Broker;
 use crate::error::{Error, ErrorKind};
 use crate::ledger::Ledger;
-use crate::tidy;
+use crate::{schedules, tidy};
 use grange_protocol::lifecycle::{Denied, request_cancel};
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::{Record, State};
@@ -50,10 +50,16 @@ pub async fn cancel(
         let record = match request_cancel(basis, &lane, reason, api::now_ms()) {
             // The write without an answer was ours, and it came through.
             Err(Denied::Ended(State::Cancelled)) if unknown.is_some() => {
-                tidy::newest(broker, key).await;
+                clear(broker, key).await?;
                 return Ok(Cancelled::AtOnce);
             }
-            Err(Denied::Ended(state)) => return Ok(Cancelled::AlreadyEnded(state)),
+            Err(Denied::Ended(state)) => {
+                // Of a cancel that came no further than the record.
+                if state == State::Cancelled {
+                    schedules::tidy(broker, key).await?;
+                }
+                return Ok(Cancelled::AlreadyEnded(state));
+            }
             Err(denied) => {
                 return Err(Error::new(ErrorKind::Conflict, format!("job `{key}`")).because(denied));
             }
@@ -65,7 +71,7 @@ pub async fn cancel(
         }
         match ledger.write(key, expect, &record, None).await {
             Ok(_) if record.state == State::Cancelled => {
-                tidy::newest(broker, key).await;
+                clear(broker, key).await?;
                 return Ok(Cancelled::AtOnce);
             }
             Ok(_) => {
@@ -83,10 +89,28 @@ pub async fn cancel(
 
 async fn ticket_lane(broker: &Broker, key: &JobKey) -> Result<Lane, Error> {
     let Some(ticket) = api::leader_last(broker, JOBS, &key.any_ticket()).await? else {
+        if let Some(delayed) = schedules::delayed(broker, key).await? {
+            return Ok(delayed.lane);
+        }
+        // It may have been carried between the two looks.
+        if let Some(ticket) = api::leader_last(broker, JOBS, &key.any_ticket()).await? {
+            return lane_of(&ticket, key);
+        }
         return Err(Error::new(ErrorKind::NotFound, format!("no job `{key}`")));
     };
+    lane_of(&ticket, key)
+}
+
+fn lane_of(ticket: &StoredMessage, key: &JobKey) -> Result<Lane, Error> {
     let subject = parse_ticket(&ticket.subject);
     subject.map(|(lane, _)| lane).map_err(|e| Error::malformed(&format!("the ticket of `{key}`"), e))
+}
+
+/// Removes what is left of a job that is cancelled now. A schedule has to go: the record may be forgotten before its time.
+async fn clear(broker: &Broker, key: &JobKey) -> Result<(), Error> {
+    schedules::tidy(broker, key).await?;
+    tidy::newest(broker, key).await;
+    Ok(())
 }
 
 /// A word to the holder, so that it does not have to find out. It finds out anyway.

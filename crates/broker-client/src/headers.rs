@@ -5,7 +5,7 @@
 use crate::error::Error;
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
-use grange_protocol::subject;
+use grange_protocol::{schedule, subject};
 use std::time::Duration;
 
 pub(crate) const EXPECT: HeaderName = HeaderName::from_static(subject::EXPECT_HEADER);
@@ -18,6 +18,10 @@ pub(crate) const COUNT: HeaderName = HeaderName::from_static(subject::COUNT_HEAD
 pub(crate) const SEQUENCE: HeaderName = HeaderName::from_static(subject::SEQUENCE_HEADER);
 pub(crate) const PREVIOUS: HeaderName = HeaderName::from_static(subject::PREVIOUS_HEADER);
 pub(crate) const MARKER: HeaderName = HeaderName::from_static(subject::MARKER_HEADER);
+pub(crate) const WHEN: HeaderName = HeaderName::from_static(schedule::WHEN_HEADER);
+pub(crate) const TARGET: HeaderName = HeaderName::from_static(schedule::TARGET_HEADER);
+pub(crate) const ZONE: HeaderName = HeaderName::from_static(schedule::ZONE_HEADER);
+pub(crate) const MAX_WAIT: HeaderName = HeaderName::from_static(schedule::MAX_WAIT_HEADER);
 /// Of a direct get: how many messages there are behind this one.
 pub(crate) const REMAINING: HeaderName = HeaderName::from_static("Nats-Num-Pending");
 /// Of a direct get: when the message was stored.
@@ -29,6 +33,14 @@ pub(crate) const OPERATION: HeaderName = HeaderName::from_static("KV-Operation")
 
 /// Makes a message the only one of its subject.
 pub(crate) const ROLLUP: HeaderName = HeaderName::from_static("Nats-Rollup");
+
+/// A time as `ttl` writes it; a number alone is seconds.
+pub(crate) fn read_ttl(text: &str) -> Option<Duration> {
+    match text.strip_suffix("ms") {
+        Some(ms) => ms.parse().ok().map(Duration::from_millis),
+        None => text.strip_suffix('s').unwrap_or(text).parse().ok().map(Duration::from_secs),
+    }
+}
 
 /// How long `what` is kept. The server counts in seconds: it takes no less than one.
 pub(crate) fn ttl(what: &str, ttl: Duration) -> Result<HeaderValue, Error> {

@@ -5,6 +5,7 @@
 #![deny(missing_docs)]
 
 mod api;
+pub mod batches;
 pub mod bucket;
 pub mod cancel;
 pub mod connect;
@@ -23,6 +24,7 @@ pub mod publish;
 pub mod query;
 mod refusals;
 pub mod safety;
+pub mod schedules;
 pub mod submit;
 mod tidy;
 mod tls;

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::headers;
 use crate::ledger::{Ledger, read_stored};
 use crate::post::Post;
-use crate::tidy;
+use crate::{schedules, tidy};
 use bytes::Bytes;
 use grange_protocol::lifecycle;
 use grange_protocol::ownership::Stored;
@@ -27,6 +27,8 @@ use std::time::Duration;
 
 /// How often the job may change under the move before it gives up.
 const TRIES: u32 = 16;
+/// Between two looks at a job that is on its way into its lane.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
 /// The shortest time that the broker lets a record run out in.
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -54,7 +56,18 @@ pub async fn reprioritise(
     for _ in 0..TRIES {
         let found = look(broker, key).await?;
         let Some((lane, ticket)) = &found.ticket else {
-            match found.check(key)? {
+            let record = found.check(key)?;
+            match schedules::reprioritise(broker, ledger, key, priority).await? {
+                Some(from) if from == priority => return Ok(Reprioritised::Unchanged),
+                Some(from) => return Ok(Reprioritised::Moved { from }),
+                None => {}
+            }
+            // It may have fired, and be on its way.
+            if schedules::delayed(broker, key).await?.is_some() {
+                tokio::time::sleep(ON_ITS_WAY).await;
+                continue;
+            }
+            match record {
                 // Its ticket may have gone between the two reads, or not have come yet.
                 Some(_) => continue,
                 None => return Err(Error::new(ErrorKind::NotFound, format!("no job `{key}`"))),

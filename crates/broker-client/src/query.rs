@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind};
 use crate::headers;
 use crate::history;
 use crate::ledger::Ledger;
+use crate::schedules::{self, Delayed};
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::{Record, State};
 use grange_protocol::status::AgentStatus;
@@ -44,9 +45,14 @@ pub struct JobView {
     pub record: Option<Box<Record>>,
     /// The ticket, where the job still waits.
     pub waiting: Option<Waiting>,
+    /// When and where it is submitted, where that is later.
+    pub delayed: Option<Delayed>,
     /// Its waiting time ran out, and the record of that is not written yet.
     pub ran_out: bool,
 }
+
+/// The word for a job that is to be submitted later: it is in no state yet.
+pub const DELAYED: &str = "delayed";
 
 impl JobView {
     /// The state to show.
@@ -58,13 +64,20 @@ impl JobView {
         }
     }
 
+    /// The word for where it is: its state, or that it is delayed.
+    pub fn word(&self) -> &'static str {
+        if self.delayed.is_some() && self.state() == State::Queued { DELAYED } else { self.state().as_str() }
+    }
+
     /// The lane, as far as anything says it.
     pub fn lane(&self) -> Option<Lane> {
-        self.record.as_ref().map(|r| r.lane()).or_else(|| self.waiting.as_ref().map(|w| w.lane.clone()))
+        let record = self.record.as_ref().map(|r| r.lane());
+        let waiting = || self.waiting.as_ref().map(|w| w.lane.clone());
+        record.or_else(waiting).or_else(|| self.delayed.as_ref().map(|d| d.lane.clone()))
     }
 
     fn new(key: JobKey, stored: Stored) -> Self {
-        let nothing = Self { key, sequence: 0, record: None, waiting: None, ran_out: false };
+        let nothing = Self { key, sequence: 0, record: None, waiting: None, delayed: None, ran_out: false };
         match stored {
             Stored::Nothing => nothing,
             Stored::Marker { sequence } => Self { sequence, ran_out: true, ..nothing },
@@ -77,19 +90,26 @@ impl JobView {
 pub async fn job_status(broker: &Broker, ledger: &Ledger, key: &JobKey) -> Result<JobView, Error> {
     let mut view = JobView::new(key.clone(), ledger.read(key).await?);
     if matches!(view.state(), State::Queued | State::Retrying) {
-        view.waiting = match api::leader_last(broker, JOBS, &key.any_ticket()).await? {
-            Some(ticket) => {
-                let mut waiting = waiting(&ticket)?;
-                waiting.ahead = Some(count_ahead(broker, key, &waiting).await?);
-                Some(waiting)
-            }
-            None => None,
-        };
+        view.waiting = find_waiting(broker, key).await?;
+        if view.waiting.is_none() && view.state() == State::Queued {
+            view.delayed = schedules::delayed(broker, key).await?;
+        }
+        // It may have been carried between the two looks.
+        if view.waiting.is_none() && view.delayed.is_none() {
+            view.waiting = find_waiting(broker, key).await?;
+        }
     }
-    if view.record.is_none() && view.waiting.is_none() && !view.ran_out {
+    if view.record.is_none() && view.waiting.is_none() && view.delayed.is_none() && !view.ran_out {
         return Err(not_found(key.job.as_str()));
     }
     Ok(view)
+}
+
+async fn find_waiting(broker: &Broker, key: &JobKey) -> Result<Option<Waiting>, Error> {
+    let Some(ticket) = api::leader_last(broker, JOBS, &key.any_ticket()).await? else { return Ok(None) };
+    let mut waiting = waiting(&ticket)?;
+    waiting.ahead = Some(count_ahead(broker, key, &waiting).await?);
+    Ok(Some(waiting))
 }
 
 fn not_found(job: &str) -> Error {

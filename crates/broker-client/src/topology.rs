@@ -10,6 +10,7 @@ use crate::api;
 use crate::connect::Broker;
 use crate::error::{Error, ErrorKind};
 use grange_protocol::limit::MAX_MESSAGE_BYTES;
+use grange_protocol::schedule::SCHEDULES;
 use grange_protocol::subject::{
     AGENTS_BUCKET, DEAD, EVENTS, JOBS, LANES_BUCKET, PLUGINS_BUCKET, RUNS_BUCKET, SESSIONS_BUCKET, STATE,
 };
@@ -179,7 +180,7 @@ fn nanos(duration: Duration) -> u64 {
 
 /// Name and configuration of everything, in the order in which it is made.
 fn streams(options: &TopologyOptions) -> Vec<(String, Value)> {
-    let mut all = vec![jobs(options), state(options), events(options), dead(options)];
+    let mut all = vec![jobs(options), state(options), events(options), dead(options), schedules(options)];
     for bucket_name in [AGENTS_BUCKET, LANES_BUCKET, PLUGINS_BUCKET, SESSIONS_BUCKET, RUNS_BUCKET] {
         all.push((bucket_name.to_owned(), bucket(bucket_name, options)));
     }
@@ -195,7 +196,7 @@ fn republish(source: &str, destination: &str, headers_only: bool) -> Value {
 }
 
 /// A full queue refuses new tickets and never drops one that it accepted. The server (seen: 2.15.1, error 10052) lets
-/// no stream do that and keep message schedules too: those need a stream of their own.
+/// no stream do that and keep message schedules too, whatever its retention: those have a stream of their own.
 fn jobs(options: &TopologyOptions) -> (String, Value) {
     let config = json!({
         "name": JOBS,
@@ -267,6 +268,25 @@ fn dead(options: &TopologyOptions) -> (String, Value) {
         "allow_direct": true,
     });
     (DEAD.to_owned(), config)
+}
+
+/// What is to be submitted later. Without a limit of its own: the server takes schedules only into a stream that drops
+/// the oldest when it is full, and what was accepted is never dropped. Who submits looks at its size (`schedules`). A
+/// work queue, so that what was carried on is gone; the schedules themselves are given to nobody.
+fn schedules(options: &TopologyOptions) -> (String, Value) {
+    let config = json!({
+        "name": SCHEDULES,
+        "subjects": ["grange.schedule.*.*", "grange.cron.*.*", "grange.due.*.*.*.*.*", "grange.tick.*.*.*.*.*"],
+        "retention": "workqueue",
+        "storage": "file",
+        "discard": "old",
+        "num_replicas": options.replicas,
+        "max_msg_size": MAX_MESSAGE_BYTES,
+        "duplicate_window": nanos(DUPLICATE_WINDOW),
+        "allow_direct": true,
+        "allow_msg_schedules": true,
+    });
+    (SCHEDULES.to_owned(), config)
 }
 
 /// A key-value bucket as every NATS client makes it: one value a key, keys that may run out and leave a marker.

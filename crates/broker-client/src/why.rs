@@ -10,6 +10,7 @@ use crate::history;
 use crate::ledger::read_stored;
 use crate::priority::runs_out;
 use crate::query;
+use crate::schedules::{self, Delayed};
 use crate::topology::queue_state;
 use grange_protocol::admission::explain;
 use grange_protocol::facts::{OVERVIEW_KEY, OVERVIEW_STALE_MS, Overview, QueueFact, RunningByAgent};
@@ -46,6 +47,8 @@ pub struct Why {
     pub agent: Option<AgentName>,
     /// How long ago it was submitted, or moved, milliseconds.
     pub age_ms: Option<u64>,
+    /// When it is submitted, Unix milliseconds, where that is later.
+    pub due_ms: Option<u64>,
     /// How long it may still wait, milliseconds. None: for ever.
     pub left_ms: Option<u64>,
     /// Its place in its queue, while it waits there.
@@ -114,6 +117,8 @@ pub enum Reason {
     InLine,
     /// Other owners' jobs wait; they take turns.
     Turns,
+    /// Its time has not come.
+    Delayed,
     /// An agent has its ticket and decides, or handed it back for a while.
     HandedOut,
     /// Nothing stands in its way: it should start within moments.
@@ -133,6 +138,7 @@ impl Reason {
             Self::HigherFirst => "more urgent jobs go first",
             Self::InLine => "older jobs of the same queue go first",
             Self::Turns => "other owners' jobs take turns with it",
+            Self::Delayed => "its time has not come",
             Self::HandedOut => "an agent was given it and has not begun",
             Self::Soon => "nothing stands in its way",
         }
@@ -145,7 +151,21 @@ pub async fn why(broker: &Broker, key: &JobKey) -> Result<Why, Error> {
     let runs_out_ms = state.as_ref().and_then(runs_out);
     let stored = read_stored(state)?;
     let ticket = api::leader_last(broker, JOBS, &key.any_ticket()).await?;
-    let mut why = Why::begin(key, &stored, ticket.as_ref())?;
+    let delayed = match (&stored, &ticket) {
+        (Stored::Nothing, None) => schedules::delayed(broker, key).await?,
+        (Stored::Record { record, .. }, None) if record.is_untouched() => {
+            schedules::delayed(broker, key).await?
+        }
+        _ => None,
+    };
+    let mut why = Why::begin(key, &stored, ticket.as_ref(), delayed.as_ref())?;
+    if let Some(delayed) = delayed {
+        why.due_ms = Some(delayed.due_ms);
+        why.read_hosts(&query::agents(broker).await?);
+        let nobody = delayed.fired && why.hosts.is_empty();
+        why.reason = if nobody { Reason::NoAgents } else { Reason::Delayed };
+        return Ok(why);
+    }
     if why.state.is_terminal() {
         return Ok(why);
     }
@@ -202,14 +222,20 @@ async fn count(broker: &Broker, queue: &Queue, from: u64) -> Result<u64, Error> 
 }
 
 impl Why {
-    fn begin(key: &JobKey, stored: &Stored, ticket: Option<&StoredMessage>) -> Result<Self, Error> {
+    fn begin(
+        key: &JobKey,
+        stored: &Stored,
+        ticket: Option<&StoredMessage>,
+        delayed: Option<&Delayed>,
+    ) -> Result<Self, Error> {
         let record: Option<&Record> = match stored {
             Stored::Record { record, .. } => Some(record),
             Stored::Nothing | Stored::Marker { .. } => None,
         };
         let lies_in = ticket.and_then(|ticket| parse_ticket(&ticket.subject).ok()).map(|(lane, _)| lane);
         let not_found = || Error::new(ErrorKind::NotFound, format!("no job `{}`", key.job));
-        let lane = record.map(Record::lane).or(lies_in).ok_or_else(not_found)?;
+        let will_lie_in = || delayed.map(|delayed| delayed.lane.clone());
+        let lane = record.map(Record::lane).or(lies_in).or_else(will_lie_in).ok_or_else(not_found)?;
         let state = match stored {
             Stored::Record { record, .. } => record.state,
             Stored::Marker { .. } => State::Expired,
@@ -227,6 +253,7 @@ impl Why {
             resources,
             agent: record.and_then(|record| record.attempt.as_ref()).map(|attempt| attempt.agent.clone()),
             age_ms: None,
+            due_ms: None,
             left_ms: None,
             place: None,
             higher: Vec::new(),

@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod capacity;
 pub mod class;
+pub mod cron;
 pub mod event;
 pub mod facts;
 pub mod failure;
@@ -24,6 +25,7 @@ pub mod ownership;
 pub mod record;
 pub mod resource;
 pub mod retry;
+pub mod schedule;
 pub mod status;
 pub mod subject;
 pub mod ticket;

@@ -247,6 +247,9 @@ pub struct Record {
     /// What an attempt left for the next one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<ObjectRef>,
+    /// Of a job whose id stands for one request: the request's digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_sha256: Option<Box<str>>,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
@@ -267,6 +270,11 @@ fn no_tries(tries: &Tries) -> bool {
 pub const RECORD_VERSION: u32 = 1;
 
 impl Record {
+    /// Whether it waits and nobody ever began it: its ticket may be published again.
+    pub fn is_untouched(&self) -> bool {
+        self.state == State::Queued && self.attempt.is_none()
+    }
+
     /// A record that begins in `state`, without a moment yet.
     pub fn new(lane: &Lane, state: State, submitted_ms: u64) -> Self {
         Self {
@@ -283,6 +291,7 @@ impl Record {
             avoid_ms: 0,
             last_failure: None,
             checkpoint: None,
+            request_sha256: None,
             outcome: None,
             history: Vec::new(),
         }

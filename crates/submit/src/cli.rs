@@ -1,8 +1,8 @@
 //! The command line: what there is, and what `--help` says. Each command's own flags lie beside the command.
 
 use crate::commands::{
-    agents, cancel, completions, doctor, exec_child, init, jobs, logs, plugins, priority, result, status,
-    submit, up, usage, watch, why,
+    agents, cancel, completions, cron, doctor, exec_child, init, jobs, logs, plugins, priority, result,
+    status, submit, up, usage, wait, watch, why,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use grange_protocol::name::Owner;
@@ -86,7 +86,11 @@ pub(crate) enum Command {
     /// Make the farm's streams and buckets on a broker
     Init(init::InitFlags),
     /// Submit a job
-    Submit(submit::SubmitFlags),
+    Submit(Box<submit::SubmitFlags>),
+    /// Submit jobs again and again: add, list, show, remove or run one
+    Cron(cron::CronFlags),
+    /// Wait for the end of many jobs
+    Wait(wait::WaitFlags),
     /// Follow a job from its start to its end
     Watch(watch::WatchFlags),
     /// Show the result of a job
@@ -125,6 +129,8 @@ impl Cli {
             Command::Up(flags) => &flags.state,
             Command::Init(flags) => &flags.state,
             Command::Submit(flags) => &flags.state,
+            Command::Cron(flags) => flags.state(),
+            Command::Wait(flags) => &flags.state,
             Command::Watch(flags) => &flags.state,
             Command::Result(flags) => &flags.state,
             Command::Cancel(flags) => &flags.state,

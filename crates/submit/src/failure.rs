@@ -76,6 +76,13 @@ impl Failure {
         Self::new(Exit::Other, format!("{doing}: {}", chain(error)))
     }
 
+    /// The same, of one line of a file.
+    #[must_use]
+    pub(crate) fn at_line(mut self, number: u64) -> Self {
+        self.text = format!("line {number}: {}", self.text);
+        self
+    }
+
     #[must_use]
     pub(crate) fn details(mut self, details: Vec<String>) -> Self {
         self.details = details;

@@ -5,6 +5,7 @@
 
 mod admission;
 mod arguments;
+mod batch;
 mod cli;
 mod commands;
 mod context;
@@ -12,12 +13,15 @@ mod ending;
 mod failure;
 mod follow;
 mod interrupt;
+mod job_flags;
 mod nearest;
 mod output;
 mod resources;
 mod sending;
 mod state_folder;
 mod units;
+mod waiting;
+mod when;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -73,7 +77,9 @@ async fn dispatch(command: Command, context: &Context, output: &mut dyn Output) 
     match command {
         Command::Up(flags) => commands::up::run(flags, context, output).await,
         Command::Init(flags) => commands::init::run(&flags, context, output).await,
-        Command::Submit(flags) => commands::submit::run(flags, context, output).await,
+        Command::Submit(flags) => commands::submit::run(*flags, context, output).await,
+        Command::Cron(flags) => commands::cron::run(&flags, context, output).await,
+        Command::Wait(flags) => commands::wait::run(&flags, context, output).await,
         Command::Watch(flags) => commands::watch::run(&flags, context, output).await,
         Command::Result(flags) => commands::result::run(&flags, context, output).await,
         Command::Cancel(flags) => commands::cancel::run(&flags, context, output).await,

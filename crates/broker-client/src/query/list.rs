@@ -7,6 +7,7 @@ use crate::connect::Broker;
 use crate::error::{Error, ErrorKind};
 use crate::history;
 use crate::ledger::read_stored;
+use crate::schedules;
 use grange_protocol::name::{JobId, Owner, PluginName};
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::State;
@@ -21,8 +22,8 @@ const PAGE: usize = 256;
 pub struct JobFilter {
     /// Of this owner only.
     pub owner: Option<Owner>,
-    /// In this state only.
-    pub state: Option<State>,
+    /// In this state only, by its word; `delayed` too.
+    pub state: Option<&'static str>,
     /// Of this plugin only.
     pub plugin: Option<PluginName>,
     /// At most so many.
@@ -41,6 +42,7 @@ impl Default for JobFilter {
 struct Places {
     record: Option<String>,
     ticket: Option<String>,
+    schedule: Option<String>,
 }
 
 /// Jobs, newest first by their ids, those that wait without a record too. For people: every subject is listed once.
@@ -50,7 +52,7 @@ pub async fn list_jobs(broker: &Broker, filter: &JobFilter) -> Result<Vec<JobVie
     let mut views = Vec::new();
     for page in places.chunks(PAGE) {
         for view in read_page(broker, page).await? {
-            let fits = filter.state.is_none_or(|state| view.state() == state)
+            let fits = filter.state.is_none_or(|word| view.word() == word)
                 && filter.plugin.as_ref().is_none_or(|p| view.lane().is_none_or(|lane| lane.plugin == *p));
             if fits {
                 views.push(view);
@@ -77,6 +79,9 @@ async fn find_places(broker: &Broker, filter: &JobFilter) -> Result<BTreeMap<Job
         if let Ok((_, key)) = parse_ticket(&subject) {
             places.entry(key).or_default().ticket = Some(subject);
         }
+    }
+    for (key, subject) in schedules::all_delayed(broker, filter.owner.as_ref()).await? {
+        places.entry(key).or_default().schedule = Some(subject);
     }
     Ok(places)
 }
@@ -109,8 +114,15 @@ async fn read_page(broker: &Broker, page: &[(JobKey, Places)]) -> Result<Vec<Job
             view.waiting = Some(waiting(&ticket)?);
         }
     }
-    // What went between the two reads is gone.
-    views.retain(|view| view.record.is_some() || view.waiting.is_some() || view.ran_out);
+    let schedules: Vec<String> = page.iter().filter_map(|(_, p)| p.schedule.clone()).collect();
+    let delayed = schedules::read_all(broker, &schedules).await?;
+    for ((_, places), view) in page.iter().zip(&mut views) {
+        if view.waiting.is_none() && view.state() == State::Queued {
+            view.delayed = places.schedule.as_ref().and_then(|subject| delayed.get(subject)).cloned();
+        }
+    }
+    // What went between the reads is gone.
+    views.retain(|v| v.record.is_some() || v.waiting.is_some() || v.delayed.is_some() || v.ran_out);
     Ok(views)
 }
 
@@ -135,6 +147,11 @@ async fn matching(
     let states = subjects::list(broker, STATE, &format!("grange.state.{owner}.{job}")).await?;
     let mut found: BTreeSet<JobKey> = states.iter().filter_map(|s| parse_state(s)).filter(fits).collect();
     let tickets = subjects::list(broker, JOBS, &format!("grange.jobs.*.*.*.{owner}.{job}")).await?;
+    if found.is_empty() || job == "*" {
+        let only = if owner == "*" { None } else { Owner::new(owner).ok() };
+        let fits_too = |key: &JobKey| (job == "*" || key.job.as_str() == job) && fits(key);
+        found.extend(schedules::all_delayed(broker, only.as_ref()).await?.into_keys().filter(fits_too));
+    }
     found.extend(tickets.iter().filter_map(|s| parse_ticket(s).ok()).map(|(_, key)| key).filter(fits));
     Ok(found)
 }

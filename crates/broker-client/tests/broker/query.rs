@@ -50,7 +50,7 @@ async fn jobs_are_listed_newest_first_and_filtered() {
     assert!(all[0].waiting.is_some() && all[299].waiting.is_some());
     let newest = list_jobs(&farm.broker, &JobFilter { limit: 3, ..JobFilter::default() }).await.unwrap();
     assert_eq!(newest.len(), 3);
-    let ended = JobFilter { state: Some(State::Succeeded), ..JobFilter::default() };
+    let ended = JobFilter { state: Some(State::Succeeded.as_str()), ..JobFilter::default() };
     let ended = list_jobs(&farm.broker, &ended).await.unwrap();
     assert_eq!(ended.iter().map(|v| &v.key).collect::<Vec<_>>(), [&keys[4]]);
     let other = JobFilter { plugin: Some(lane("other").plugin), limit: 1000, ..JobFilter::default() };

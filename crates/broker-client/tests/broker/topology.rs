@@ -24,7 +24,7 @@ async fn config(broker: &Broker, stream: &str) -> Value {
 async fn it_is_made_once_and_is_as_designed() {
     let farm = Farm::start().await;
     let again = ensure(&farm.broker, &TopologyOptions::default()).await.unwrap();
-    assert_eq!(again.len(), 9);
+    assert_eq!(again.len(), 10);
     for ensured in &again {
         assert_eq!(ensured.change, Change::Unchanged, "{}", ensured.name);
     }

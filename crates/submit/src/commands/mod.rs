@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 pub(crate) mod cancel;
 pub(crate) mod completions;
+pub(crate) mod cron;
 pub(crate) mod doctor;
 pub(crate) mod exec_child;
 pub(crate) mod init;
@@ -15,5 +16,6 @@ pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod up;
 pub(crate) mod usage;
+pub(crate) mod wait;
 pub(crate) mod watch;
 pub(crate) mod why;

@@ -66,7 +66,7 @@ async fn look(session: &Session, key: &JobKey) -> Result<Box<Record>, Failure> {
     };
     let failure = Failure::new(
         Exit::Unfinished,
-        format!("job {id} is {}{place}, so it has no result yet", view.state()),
+        format!("job {id} is {}{place}, so it has no result yet", view.word()),
     );
     Err(failure.hint(format!("`grange result {id} --wait` waits for it, `grange watch {id}` shows it")))
 }

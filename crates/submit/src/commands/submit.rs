@@ -1,31 +1,38 @@
 //! `grange submit`.
 
+mod many;
+
 use crate::admission::{Asked, Guard, ask_farm};
-use crate::arguments::Arguments;
+use crate::batch::BatchFlags;
 use crate::cli::StateFlag;
 use crate::context::{Context, Session};
 use crate::ending::ending;
 use crate::failure::{Exit, Failure};
 use crate::follow::follow;
 use crate::interrupt::Interrupts;
+use crate::job_flags::JobFlags;
 use crate::output::Output;
-use crate::resources::{Policy, ResourceFlags, Wanted, priority};
+use crate::output::words::Level;
+use crate::resources::Policy;
 use crate::sending::send_files;
-use crate::units::parse_duration;
+use crate::when;
 use grange_broker_client::ErrorKind;
-use grange_broker_client::follow::Follow;
-use grange_broker_client::submit::{Submission, Submitted, new_job_id, submit};
-use grange_protocol::name::PluginName;
+use grange_broker_client::follow::{Follow, Since};
+use grange_broker_client::query::job_status;
+use grange_broker_client::schedules::submit_at;
+use grange_broker_client::submit::{
+    Once, Submission, Submitted, job_id_of_key, new_job_id, submit, submit_once,
+};
+use grange_protocol::name::{JobId, PluginName};
 use grange_protocol::record::Record;
-use grange_protocol::subject::{JobKey, Lane};
-use grange_protocol::ticket::{OnPartition, Priority, TICKET_VERSION, Ticket, TimeLimits};
+use grange_protocol::subject::JobKey;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Longest key of a request, bytes.
+const LONGEST_KEY_BYTES: usize = 256;
 /// The longest wait under `safety`: who waits longer wants `queue` with `--max-wait`.
 const LONGEST_SAFETY_MS: u64 = 3_600_000;
-/// Shortest wait for a start.
-const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -40,32 +47,25 @@ Ctrl-C asks whether to leave the job running or to cancel it; where nobody can b
 Examples:
   grange submit echo text='hello world' repeat=3
   grange submit ocr --file page=letter.png --out results
+  grange submit report --at 06:00 --idempotency-key report-2026-12-01 --detach
+  grange submit ocr --array 0-999 --arg page={} --detach
+  grange submit --batch jobs.jsonl --batch-id tuesday --keep-going
   grange submit train --args-json @settings.json --gpus 2 --vram 40g --on gpu=a100 --priority low --detach")]
 pub(crate) struct SubmitFlags {
     /// The plugin to run
-    plugin: PluginName,
-    /// Named arguments
-    #[arg(value_name = "KEY=VALUE")]
-    arguments: Vec<String>,
-    /// A file as a named argument
-    #[arg(long = "file", value_name = "NAME=PATH")]
-    files: Vec<String>,
-    /// Arguments as JSON: an object of named ones or an array of positional ones; @FILE reads it from a file
-    #[arg(long, value_name = "JSON")]
-    args_json: Vec<String>,
-    /// How soon: urgent, high, normal or low; or an integer: 10 or more is urgent, 1 to 9 high, 0 normal, below low
-    #[arg(long, value_name = "LEVEL", value_parser = priority, default_value = "normal", allow_negative_numbers = true)]
-    priority: Priority,
-    /// Longest wait for a start, e.g. 30s; then the job expires
-    #[arg(long, value_name = "TIME", value_parser = wait)]
-    max_wait: Option<Duration>,
-    /// Longest run, e.g. 5m; then the job fails
-    #[arg(long, value_name = "TIME", value_parser = timeout)]
-    timeout: Option<Duration>,
-    /// When the run's host is cut off for as long as its lease: stop (the default), so that no two run at one time, or
-    /// continue, and count if nobody took over meanwhile
-    #[arg(long, value_name = "WORD", value_parser = on_partition)]
-    on_partition: Option<OnPartition>,
+    #[arg(required_unless_present = "batch")]
+    plugin: Option<PluginName>,
+    #[command(flatten)]
+    job: JobFlags,
+    /// Submit it after so long, e.g. 10m
+    #[arg(long, value_name = "TIME", conflicts_with = "at", value_parser = delay)]
+    delay: Option<u64>,
+    /// Submit it at this time: 2026-12-01T08:00Z, 2026-12-01T08:00 on this machine's clock, or 08:00
+    #[arg(long, value_name = "TIME", value_parser = at)]
+    at: Option<u64>,
+    /// The same key again is the same job, as long as that is known; for who may have to repeat a submit
+    #[arg(long, value_name = "KEY", value_parser = key_of_request)]
+    idempotency_key: Option<String>,
     /// Only submit, and print the job's id
     #[arg(long, short, conflicts_with_all = ["follow", "out"])]
     detach: bool,
@@ -75,15 +75,6 @@ pub(crate) struct SubmitFlags {
     /// Folder for the files of the result
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Ask for chunks; without this and --no-stream the plugin does as it does best
-    #[arg(long, overrides_with = "no_stream")]
-    stream: bool,
-    /// Ask for the result only
-    #[arg(long)]
-    no_stream: bool,
-    /// What is to be done when nobody can start it now [default: GRANGE_POLICY, else queue]
-    #[arg(long, value_enum)]
-    policy: Option<Policy>,
     /// Under `safety`: how long a job may wait to be claimed before it is refused, milliseconds [default: 500]
     #[arg(long, value_name = "MS", value_parser = safety_ms)]
     safety_ms: Option<Duration>,
@@ -91,16 +82,9 @@ pub(crate) struct SubmitFlags {
     #[arg(long)]
     unchecked: bool,
     #[command(flatten)]
-    resources: ResourceFlags,
+    many: BatchFlags,
     #[command(flatten)]
     pub(crate) state: StateFlag,
-}
-
-fn wait(text: &str) -> Result<Duration, String> {
-    match parse_duration(text)? {
-        wait if wait >= SHORTEST_WAIT => Ok(wait),
-        _ => Err(format!("`{text}` is too short; the least is 1s")),
-    }
 }
 
 fn safety_ms(text: &str) -> Result<Duration, String> {
@@ -110,20 +94,19 @@ fn safety_ms(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn on_partition(text: &str) -> Result<OnPartition, String> {
-    match text {
-        "stop" => Ok(OnPartition::Stop),
-        "continue" => Ok(OnPartition::Continue),
-        _ => Err(format!("`{text}` is neither `stop` nor `continue`")),
-    }
+fn delay(text: &str) -> Result<u64, String> {
+    when::after(text, &when::now())
 }
 
-fn timeout(text: &str) -> Result<Duration, String> {
-    let timeout = parse_duration(text)?;
-    if timeout.is_zero() || timeout.as_secs() >= u64::from(u32::MAX) {
-        return Err(format!("`{text}` is no time limit; use 1s or more"));
+fn at(text: &str) -> Result<u64, String> {
+    when::at(text, &when::now())
+}
+
+fn key_of_request(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=LONGEST_KEY_BYTES => Ok(text.to_owned()),
+        bytes => Err(format!("a key of {bytes} bytes; use 1 to {LONGEST_KEY_BYTES}")),
     }
-    Ok(timeout)
 }
 
 pub(crate) async fn run(
@@ -131,41 +114,51 @@ pub(crate) async fn run(
     context: &Context,
     output: &mut dyn Output,
 ) -> Result<Exit, Failure> {
-    let mut arguments = Arguments::read(&flags.arguments, &flags.files, &flags.args_json)?;
-    let policy = Policy::resolve(flags.policy, &context.environment)?;
+    if flags.many.is_given() {
+        return many::run(&flags, context, output).await;
+    }
+    let plugin = flags.plugin.as_ref().ok_or_else(|| Failure::usage("no plugin is given"))?;
+    let mut arguments = flags.job.arguments()?;
+    let policy = flags.job.policy(context)?;
     check_policy(&flags, policy)?;
-    let wanted = flags.resources.wanted(policy)?;
+    let wanted = flags.job.wanted(policy)?;
     if let Some(folder) = &flags.out {
         check_folder(folder)?;
     }
     let session = context.connect().await?;
     if !flags.unchecked {
-        let asked = Asked { lane: &lane(&flags, &wanted), exact: wanted.resources.as_ref() };
-        ask_farm(&session, asked, policy, output).await?;
+        let lane = flags.job.lane(plugin, &wanted);
+        ask_farm(&session, Asked { lane: &lane, exact: wanted.resources.as_ref() }, policy, output).await?;
     }
     send_files(&mut arguments, context, output).await?;
-    let submission = submission(&flags, context, wanted, arguments);
-    let key = JobKey { owner: submission.owner.clone(), job: new_job_id() };
+    let submission = flags.job.submission(plugin, context, wanted, arguments);
+    let key = JobKey { owner: submission.owner.clone(), job: flags.job_id(context) };
     let submission = Submission { job: Some(key.job.clone()), ..submission };
     let guard = match policy {
         Policy::Safety => Some(Guard::open(&session, &key, &submission.ticket, flags.safety_ms).await?),
         Policy::Queue | Policy::Permissive => None,
     };
     if flags.detach {
-        let submitted = send(&session, submission, &key).await?;
+        let submitted = flags.send(&session, submission, &key).await?;
         context.state.remember(&key);
         if let Some(guard) = guard
             && let Some(record) = guard.settle(&submitted).await?
         {
             return Err(refused(&key, &record));
         }
+        note_known(&session, &submitted, output).await?;
         output.submitted(&submitted, false)?;
         return Ok(Exit::Ok);
     }
     let mut interrupts = Interrupts::open()?;
-    let updates = Follow::before_submit(&session.broker, &key).await?;
-    let submitted = send(&session, submission, &key).await?;
+    let mut updates = Follow::before_submit(&session.broker, &key).await?;
+    let submitted = flags.send(&session, submission, &key).await?;
     context.state.remember(&key);
+    if submitted.duplicate {
+        // What happened before is told too.
+        updates = Follow::start(&session.broker, &key, Since::Start).await?;
+        note_known(&session, &submitted, output).await?;
+    }
     output.submitted(&submitted, true)?;
     let guarded = settle(guard, &submitted);
     let record = tokio::select! {
@@ -176,6 +169,49 @@ pub(crate) async fn run(
     let ended = ending(context, key, record, flags.out.as_deref(), true).await?;
     output.ended(&ended)?;
     Ok(exit)
+}
+
+impl SubmitFlags {
+    fn job_id(&self, context: &Context) -> JobId {
+        match &self.idempotency_key {
+            Some(key) => job_id_of_key(&context.owner, key),
+            None => new_job_id(),
+        }
+    }
+
+    async fn send(
+        &self,
+        session: &Session,
+        submission: Submission,
+        key: &JobKey,
+    ) -> Result<Submitted, Failure> {
+        let (broker, ledger) = (&session.broker, &session.ledger);
+        let once = if self.idempotency_key.is_some() { Once::ThisRequest } else { Once::AnyRequest };
+        let sent = match self.delay.or(self.at) {
+            Some(at_ms) => submit_at(broker, ledger, submission, once, at_ms).await,
+            None if once == Once::ThisRequest => submit_once(broker, ledger, submission).await,
+            None => submit(broker, ledger, submission).await,
+        };
+        sent.map_err(|error| match error.kind() {
+            ErrorKind::Timeout => Failure::from(error)
+                .hint(format!("the broker may have it all the same: `grange status {}`", key.job)),
+            _ => error.into(),
+        })
+    }
+}
+
+/// Says that a submission changed nothing, and where its job is.
+async fn note_known(
+    session: &Session,
+    submitted: &Submitted,
+    output: &mut dyn Output,
+) -> Result<(), Failure> {
+    if submitted.duplicate {
+        let view = job_status(&session.broker, &session.ledger, &submitted.key).await?;
+        let text = format!("job {} was submitted before; it is {}", submitted.key.job, view.word());
+        output.say(Level::Note, &text)?;
+    }
+    Ok(())
 }
 
 /// Ends only where the job cannot be refused that should be; else its end, whichever, is heard by who follows it.
@@ -198,6 +234,10 @@ fn refused(key: &JobKey, record: &Record) -> Failure {
 /// What goes only with `safety`, or never with it.
 fn check_policy(flags: &SubmitFlags, policy: Policy) -> Result<(), Failure> {
     match policy {
+        Policy::Safety if flags.delay.or(flags.at).is_some() => Err(Failure::usage(
+            "the policy `safety` asks whether a job can start now; one that comes later cannot be asked about",
+        )
+        .hint("leave out `--policy safety`, or give `--policy queue` over GRANGE_POLICY")),
         Policy::Safety if flags.unchecked => Err(Failure::usage(
             "`--unchecked` submits without the look at the farm that the policy `safety` is about",
         )
@@ -216,49 +256,6 @@ fn check_folder(folder: &Path) -> Result<(), Failure> {
         .map_err(|e| Failure::usage(format!("`--out {}` cannot be made: {e}", folder.display())))
 }
 
-fn lane(flags: &SubmitFlags, wanted: &Wanted) -> Lane {
-    Lane { priority: flags.priority, plugin: flags.plugin.clone(), class: wanted.class.clone() }
-}
-
-fn submission(flags: &SubmitFlags, context: &Context, wanted: Wanted, arguments: Arguments) -> Submission {
-    let (args, kwargs) = arguments.into_json();
-    let stream = match (flags.stream, flags.no_stream) {
-        (true, _) => Some(true),
-        (false, true) => Some(false),
-        (false, false) => None,
-    };
-    let timeout_s =
-        flags.timeout.map(|timeout| u32::try_from(timeout.as_millis().div_ceil(1000)).unwrap_or(u32::MAX));
-    let limits = TimeLimits {
-        timeout_s,
-        on_partition: flags.on_partition.unwrap_or_default(),
-        ..TimeLimits::default()
-    };
-    Submission {
-        owner: context.owner.clone(),
-        job: None,
-        lane: lane(flags, &wanted),
-        ticket: Ticket {
-            v: TICKET_VERSION,
-            args,
-            kwargs,
-            stream,
-            limits,
-            resources: wanted.resources,
-            ..Ticket::default()
-        },
-        max_wait: flags.max_wait,
-    }
-}
-
-async fn send(session: &Session, submission: Submission, key: &JobKey) -> Result<Submitted, Failure> {
-    submit(&session.broker, &session.ledger, submission).await.map_err(|error| match error.kind() {
-        ErrorKind::Timeout => Failure::from(error)
-            .hint(format!("the broker may have it all the same: `grange status {}`", key.job)),
-        _ => error.into(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,7 +265,7 @@ mod tests {
     fn flags(line: &str) -> SubmitFlags {
         let words = ["grange", "submit"].into_iter().chain(line.split(' '));
         match Cli::try_parse_from(words).unwrap().command {
-            Command::Submit(flags) => flags,
+            Command::Submit(flags) => *flags,
             _ => panic!("not a submit"),
         }
     }
@@ -278,10 +275,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let global = crate::cli::GlobalFlags { state: Some(folder.path().to_owned()), ..Default::default() };
         let context = Context::resolve(&global, std::collections::BTreeMap::new(), "ann").unwrap();
-        let arguments = Arguments::read(&flags.arguments, &flags.files, &flags.args_json).unwrap();
-        let policy = Policy::resolve(flags.policy, &context.environment).unwrap();
-        let wanted = flags.resources.wanted(policy).unwrap();
-        submission(&flags, &context, wanted, arguments)
+        let arguments = flags.job.arguments().unwrap();
+        let wanted = flags.job.wanted(flags.job.policy(&context).unwrap()).unwrap();
+        flags.job.submission(flags.plugin.as_ref().unwrap(), &context, wanted, arguments)
     }
 
     #[test]
@@ -309,6 +305,9 @@ mod tests {
         assert!(said("a --priority soon").contains("use urgent, high, normal or low"));
         assert!(said("a --max-wait 10ms").contains("the least is 1s"));
         assert!(said("a --timeout 0").contains("no time limit"));
+        assert!(said("a --delay 1s --at 08:00").contains("cannot be used with"));
+        assert!(said("a --at noon").contains("is no time"));
+        assert!(said("a --idempotency-key=").contains("use 1 to 256"));
         assert!(said("a --detach --follow").contains("cannot be used with"));
     }
 }

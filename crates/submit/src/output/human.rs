@@ -3,6 +3,7 @@
 //! Owns the wording of what happens to a job that is followed; listings are in [`listings`].
 
 mod agents;
+mod batches;
 mod ends;
 mod farm;
 mod listings;
@@ -15,7 +16,8 @@ use super::live::Live;
 use super::screen::{Screen, Style, clean, clean_lines};
 use super::value::{chunk_line, result_lines};
 use super::words::{
-    Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, UsageRow, Verdict,
+    Agents, BatchRow, Check, CronRow, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, UsageRow,
+    Verdict,
 };
 use crate::failure::Failure;
 use crate::units;
@@ -178,7 +180,14 @@ impl Output for Human {
         let line = format!("job {} for `{}`", job.key.job, job.lane.plugin);
         let line = self.dim(&line);
         self.err(line)?;
-        self.live.state(&format!("waits for a host with `{}`", job.lane.plugin));
+        match job.due_ms {
+            Some(due_ms) => {
+                let line = self.dim(&format!("it is submitted at {}", units::date_time(due_ms)));
+                self.err(line)?;
+                self.live.state(&format!("waits for {}", units::date_time(due_ms)));
+            }
+            None => self.live.state(&format!("waits for a host with `{}`", job.lane.plugin)),
+        }
         Ok(())
     }
 
@@ -199,6 +208,10 @@ impl Output for Human {
     }
 
     fn waiting(&mut self, view: &JobView) -> io::Result<()> {
+        if let Some(delayed) = &view.delayed {
+            self.live.state(&format!("waits for {}", units::date_time(delayed.due_ms)));
+            return Ok(());
+        }
         let plugin = view.lane().map(|lane| format!(" with `{}`", lane.plugin)).unwrap_or_default();
         let ahead = match view.waiting.as_ref().and_then(|waiting| waiting.ahead) {
             Some(0) | None => String::new(),
@@ -271,6 +284,39 @@ impl Output for Human {
             }
             Reprioritised::Unchanged => format!("job {id} has priority {priority} already"),
         }])
+    }
+
+    fn crons(&mut self, rows: &[CronRow]) -> io::Result<()> {
+        if rows.is_empty() {
+            return self.err("no recurring jobs".to_owned());
+        }
+        self.out(batches::crons(rows, self.screen.out_look))
+    }
+
+    fn cron(&mut self, row: &CronRow) -> io::Result<()> {
+        self.out(batches::cron(row, self.screen.out_look))
+    }
+
+    fn batch(&mut self, row: &BatchRow) -> io::Result<()> {
+        let text = batches::progress(row);
+        if row.jobs.is_none() {
+            self.live.state(&text);
+            return Ok(());
+        }
+        let fraction = row.ended() as f64 / row.jobs.unwrap_or(0).max(1) as f64;
+        match self.live.progress(fraction, &text) {
+            Some(line) => self.err(line),
+            None => Ok(()),
+        }
+    }
+
+    fn batch_end(&mut self, row: &BatchRow) -> io::Result<()> {
+        self.live.clear();
+        self.err(batches::progress(row))?;
+        match &row.batch {
+            Some(batch) => self.out(vec![batch.clone()]),
+            None => Ok(()),
+        }
     }
 
     fn agents(&mut self, agents: &Agents<'_>, showing: Showing) -> io::Result<()> {

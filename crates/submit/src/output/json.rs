@@ -4,7 +4,9 @@
 
 use super::Output;
 use super::screen::Screen;
-use super::words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, UsageRow};
+use super::words::{
+    Agents, BatchRow, Check, CronRow, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, UsageRow,
+};
 use crate::failure::Failure;
 use grange_broker_client::cancel::Cancelled;
 use grange_broker_client::follow::Update;
@@ -61,6 +63,12 @@ impl Output for Json {
             "job": job.key.job, "owner": job.key.owner, "plugin": job.lane.plugin, "class": job.lane.class,
             "priority": job.lane.priority, "sequence": job.sequence,
         });
+        if let Some(due_ms) = job.due_ms {
+            value["due_ms"] = due_ms.into();
+        }
+        if job.duplicate {
+            value["duplicate"] = true.into();
+        }
         if followed {
             value["event"] = "submitted".into();
         }
@@ -126,6 +134,23 @@ impl Output for Json {
         self.line(&json!({
             "job": key.job, "owner": key.owner, "priority": priority, "from": from, "outcome": outcome,
         }))
+    }
+
+    fn crons(&mut self, rows: &[CronRow]) -> io::Result<()> {
+        let all: Vec<Value> = rows.iter().map(cron).collect();
+        self.line(&json!(all))
+    }
+
+    fn cron(&mut self, row: &CronRow) -> io::Result<()> {
+        self.line(&cron(row))
+    }
+
+    fn batch(&mut self, row: &BatchRow) -> io::Result<()> {
+        self.line(&batch("progress", row))
+    }
+
+    fn batch_end(&mut self, row: &BatchRow) -> io::Result<()> {
+        self.line(&batch("end", row))
     }
 
     fn agents(&mut self, agents: &Agents<'_>, _: Showing) -> io::Result<()> {
@@ -255,13 +280,34 @@ fn ended(end: &Ended) -> Value {
 fn job(view: &JobView) -> Value {
     let lane = view.lane();
     json!({
-        "job": view.key.job, "owner": view.key.owner, "state": view.state(),
+        "job": view.key.job, "owner": view.key.owner, "state": view.word(),
+        "due_ms": view.delayed.as_ref().map(|delayed| delayed.due_ms),
         "plugin": lane.as_ref().map(|lane| &lane.plugin), "class": lane.as_ref().map(|lane| &lane.class),
         "priority": lane.as_ref().map(|lane| lane.priority), "revision": view.sequence,
         "waiting": view.waiting.as_ref().map(|waiting| json!({
             "sequence": waiting.sequence, "submitted_ms": waiting.submitted_ms, "ahead": waiting.ahead,
         })),
         "record": view.record,
+    })
+}
+
+fn cron(row: &CronRow) -> Value {
+    let view = &row.view;
+    let ticket = view.ticket.as_ref();
+    json!({
+        "name": view.name, "owner": view.owner, "when": view.pattern, "zone": view.zone,
+        "plugin": view.lane.plugin, "class": view.lane.class, "priority": view.lane.priority,
+        "args": ticket.and_then(|ticket| ticket.args.as_ref()), "kwargs": ticket.and_then(|t| t.kwargs.as_ref()),
+        "max_wait_ms": view.max_wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+        "created_ms": view.created_ms, "next_ms": row.next_ms,
+        "last": view.last.as_ref().map(|(job, at_ms)| json!({ "job": job, "at_ms": at_ms })),
+    })
+}
+
+fn batch(event: &str, row: &BatchRow) -> Value {
+    json!({
+        "event": event, "batch": row.batch, "jobs": row.jobs, "submitted": row.submitted, "running": row.running,
+        "succeeded": row.succeeded, "failed": row.failed, "dropped": row.dropped, "skipped": row.skipped,
     })
 }
 

@@ -28,7 +28,9 @@ use grange_protocol::ticket::Priority;
 use screen::Screen;
 use std::collections::BTreeMap;
 use std::io;
-use words::{Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, UsageRow};
+use words::{
+    Agents, BatchRow, Check, CronRow, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, UsageRow,
+};
 
 /// One form of everything that commands say. Every method writes at once.
 pub(crate) trait Output {
@@ -60,6 +62,14 @@ pub(crate) trait Output {
     fn why(&mut self, why: &Why) -> io::Result<()>;
     /// A job that waits has this priority now.
     fn reprioritised(&mut self, key: &JobKey, priority: Priority, done: Reprioritised) -> io::Result<()>;
+    /// Recurring jobs.
+    fn crons(&mut self, rows: &[CronRow]) -> io::Result<()>;
+    /// One recurring job.
+    fn cron(&mut self, row: &CronRow) -> io::Result<()>;
+    /// How far a batch is; called again while it goes on.
+    fn batch(&mut self, row: &BatchRow) -> io::Result<()>;
+    /// How far a batch is where the command ends.
+    fn batch_end(&mut self, row: &BatchRow) -> io::Result<()>;
     /// Agents, with the ages of their heartbeats.
     fn agents(&mut self, agents: &Agents<'_>, showing: Showing) -> io::Result<()>;
     /// What an agent answered to an order.

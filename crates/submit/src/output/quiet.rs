@@ -3,7 +3,8 @@
 use super::Output;
 use super::screen::{Screen, clean};
 use super::words::{
-    Agents, Check, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, UsageRow, Verdict,
+    Agents, BatchRow, Check, CronRow, Ended, FarmNews, Level, PluginEntry, Rows, Sending, Showing, UsageRow,
+    Verdict,
 };
 use crate::failure::Failure;
 use grange_broker_client::cancel::Cancelled;
@@ -79,7 +80,7 @@ impl Output for Quiet {
     }
 
     fn job(&mut self, view: &JobView) -> io::Result<()> {
-        self.screen.line(view.state().as_str())
+        self.screen.line(view.word())
     }
 
     fn jobs(&mut self, views: &[JobView]) -> io::Result<()> {
@@ -104,6 +105,28 @@ impl Output for Quiet {
 
     fn reprioritised(&mut self, _: &JobKey, priority: Priority, _: Reprioritised) -> io::Result<()> {
         self.screen.line(priority.as_str())
+    }
+
+    fn crons(&mut self, rows: &[CronRow]) -> io::Result<()> {
+        for row in rows {
+            writeln!(self.screen.out, "{}", row.view.name)?;
+        }
+        self.screen.flush()
+    }
+
+    fn cron(&mut self, row: &CronRow) -> io::Result<()> {
+        self.screen.line(&row.view.pattern)
+    }
+
+    fn batch(&mut self, _: &BatchRow) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn batch_end(&mut self, row: &BatchRow) -> io::Result<()> {
+        match &row.batch {
+            Some(batch) => self.screen.line(batch),
+            None => Ok(()),
+        }
     }
 
     fn agents(&mut self, agents: &Agents<'_>, _: Showing) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! What commands hand to an output.
 
+use grange_broker_client::schedules::CronView;
 use grange_broker_client::usage::Used;
 use grange_protocol::name::{Owner, PluginName};
 use grange_protocol::object::ObjectRef;
@@ -86,6 +87,39 @@ pub(crate) enum Rows {
     Overall,
     /// One for each host that has it.
     ByHost,
+}
+
+/// A recurring job.
+#[derive(Clone, Debug)]
+pub(crate) struct CronRow {
+    pub(crate) view: CronView,
+    /// When it is submitted next, Unix milliseconds, as far as this machine can tell.
+    pub(crate) next_ms: Option<u64>,
+}
+
+/// How far a batch of jobs is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BatchRow {
+    /// The batch's id; None: jobs that were named one by one.
+    pub(crate) batch: Option<String>,
+    /// Jobs that there are to be; None: not known yet.
+    pub(crate) jobs: Option<u64>,
+    /// Jobs that the farm accepted.
+    pub(crate) submitted: u64,
+    /// Jobs that an agent has.
+    pub(crate) running: u64,
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+    /// Cancelled, expired or refused.
+    pub(crate) dropped: u64,
+    /// Lines of the file that are no job.
+    pub(crate) skipped: u64,
+}
+
+impl BatchRow {
+    pub(crate) fn ended(&self) -> u64 {
+        self.succeeded + self.failed + self.dropped
+    }
 }
 
 /// What one owner's jobs of one plugin took.

@@ -5,6 +5,7 @@ use super::{fail, ok, warn};
 use crate::context::Session;
 use crate::output::words::Check;
 use crate::units;
+use grange_protocol::schedule::SCHEDULES;
 use grange_protocol::subject::{
     AGENTS_BUCKET, DEAD, EVENTS, JOBS, LANES_BUCKET, PLUGINS_BUCKET, RUNS_BUCKET, SESSIONS_BUCKET, STATE,
 };
@@ -45,6 +46,14 @@ fn wanted() -> Vec<Wanted> {
         ),
         stream(EVENTS, vec![("/storage", json!("file")), ("/republish/dest", to("grange.on.events.>"))]),
         stream(DEAD, vec![("/storage", json!("file"))]),
+        stream(
+            SCHEDULES,
+            vec![
+                ("/storage", json!("file")),
+                ("/retention", json!("workqueue")),
+                ("/allow_msg_schedules", json!(true)),
+            ],
+        ),
     ];
     for bucket in [AGENTS_BUCKET, LANES_BUCKET, PLUGINS_BUCKET, SESSIONS_BUCKET, RUNS_BUCKET] {
         all.push(stream(

@@ -4,6 +4,7 @@ use crate::output::screen::{Look, Style, cut};
 use crate::output::table::{Cell, Table};
 use crate::units;
 use grange_broker_client::query::JobView;
+use grange_broker_client::schedules::Delayed;
 use grange_protocol::record::{Record, State, Usage};
 use std::time::Duration;
 
@@ -22,9 +23,18 @@ fn submitted_ms(view: &JobView) -> u64 {
     view.waiting
         .as_ref()
         .map(|waiting| waiting.submitted_ms)
+        .or_else(|| view.delayed.as_ref().map(|delayed| delayed.submitted_ms))
         .or_else(|| view.record.as_ref().map(|record| record.submitted_ms).filter(|at| *at > 0))
         .or_else(|| view.record.as_ref().and_then(|record| first(record)))
         .unwrap_or(0)
+}
+
+/// When it is submitted.
+fn due(delayed: &Delayed) -> String {
+    if delayed.fired {
+        return "its time has come; an agent carries it into its lane".to_owned();
+    }
+    format!("submitted at {}", units::date_time(delayed.due_ms))
 }
 
 /// How long it ran, or how it is going.
@@ -62,12 +72,12 @@ pub(super) fn jobs(views: &[JobView], look: Look) -> Vec<String> {
             None if record.is_some_and(|r| r.cancel_requested.is_some() && !r.state.is_terminal()) => {
                 "cancel asked for".to_owned()
             }
-            None => String::new(),
+            None => view.delayed.as_ref().map(due).unwrap_or_default(),
         };
         table.row([
             view.key.job.as_str().into(),
             lane.map_or("-".to_owned(), |lane| lane.plugin.to_string()).into(),
-            Cell::styled(view.state().as_str(), state_style(view.state())),
+            Cell::styled(view.word(), state_style(view.state())),
             view.key.owner.as_str().into(),
             attempt.map_or("-", |attempt| attempt.agent.as_str()).into(),
             record.map_or("-".to_owned(), |record| run_time(record, now_ms)).into(),
@@ -88,7 +98,10 @@ pub(super) fn job(view: &JobView, look: Look) -> Vec<String> {
         fact("plugin", lane.plugin.as_str().into());
         fact("lane", format!("{}, {}", lane.class, lane.priority).into());
     }
-    fact("state", Cell::styled(view.state().as_str(), state_style(view.state())));
+    fact("state", Cell::styled(view.word(), state_style(view.state())));
+    if let Some(delayed) = &view.delayed {
+        fact("due", due(delayed).into());
+    }
     let submitted = submitted_ms(view);
     if submitted > 0 {
         fact(

@@ -104,7 +104,14 @@ fn jobs_are_a_table() {
     let mut record = Record::new(&lane(), State::Failed, 1_700_000_000_000);
     let failure = JobFailure::new(FailureKind::PluginFailed, "boom\nmore");
     record.outcome = Some(Outcome { failure: Some(failure), ..Outcome::default() });
-    let view = JobView { key, sequence: 5, record: Some(Box::new(record)), waiting: None, ran_out: false };
+    let view = JobView {
+        key,
+        sequence: 5,
+        record: Some(Box::new(record)),
+        waiting: None,
+        delayed: None,
+        ran_out: false,
+    };
     human.jobs(std::slice::from_ref(&view)).unwrap();
     let shown = out.take();
     assert!(shown.starts_with("JOB  PLUGIN  STATE   OWNER  AGENT  RUN"), "{shown}");

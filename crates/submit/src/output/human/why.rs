@@ -23,6 +23,10 @@ pub(super) fn lines(why: &Why, look: Look) -> Vec<String> {
             let age = why.age_ms.map(|age| format!(", submitted {} ago", millis(age))).unwrap_or_default();
             return vec![format!("job {} does not wait: it is {state}{agent}{age}", why.job)];
         }
+        Reason::Delayed => {
+            let due = why.due_ms.map(|at| format!(": {}", units::date_time(at))).unwrap_or_default();
+            return vec![format!("job {} waits for its time{due}", why.job)];
+        }
         _ => {}
     }
     let mut lines = vec![format!("job {} waits for `{}`: {}", why.job, why.plugin, headline(why))];

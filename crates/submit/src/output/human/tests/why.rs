@@ -25,6 +25,7 @@ fn waits(reason: Reason) -> Why {
         priority: Priority::Normal,
         resources: None,
         agent: None,
+        due_ms: None,
         age_ms: Some(12_000),
         left_ms: None,
         place: Some(Place { queue, ahead: 2, waiting: 5, handed_out: false, open: true }),
