@@ -61,6 +61,8 @@ pub struct Dispatcher {
     plans: Vec<Plan>,
     /// Plugins and shapes that have no seat, for candidates of a level or below, until the room may have grown.
     full: Vec<Full>,
+    /// Plugins that a worker could be started of, until the room may have shrunk.
+    roomy: Vec<PluginName>,
     saving: Saving,
     jobs: BTreeMap<JobKey, Job>,
     settling: u32,
@@ -125,6 +127,7 @@ impl Dispatcher {
             host: Host::new(config.reserve),
             plans: Vec::new(),
             full: Vec::new(),
+            roomy: Vec::new(),
             saving: Saving::default(),
             jobs: BTreeMap::new(),
             settling: 0,
@@ -143,6 +146,7 @@ impl Dispatcher {
         let mut out = Vec::new();
         if !leaves_room(&input) {
             self.full.clear();
+            self.roomy.clear();
         }
         let touched = self.take(now, input, &mut out);
         let freed = matches!(touched, Touched::Freed(_));
@@ -164,6 +168,10 @@ impl Dispatcher {
         }
         self.trim_plans(&touched);
         self.pull(&touched, freed, now, &mut out);
+        // What leaves the room as it is says nothing.
+        if !out.is_empty() {
+            self.roomy.clear();
+        }
         // Whether there is room, the answers will say: until then bells are heard as before.
         let asking = touched.iter().any(|name| self.queues.is_busy(name));
         for name in &touched {
@@ -173,6 +181,9 @@ impl Dispatcher {
         }
         for name in self.leave(now, &mut out) {
             self.hear(&name, now, &mut out);
+        }
+        if !out.is_empty() {
+            self.roomy.clear();
         }
         out
     }

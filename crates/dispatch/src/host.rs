@@ -86,6 +86,8 @@ pub(crate) struct Host {
     ram_other_mb: u64,
     driver: String,
     labels: BTreeMap<String, String>,
+    /// As the host was read last, for the next look at what fits.
+    spare_room: Option<Room>,
 }
 
 /// What is given away of each part, summed over its holders.
@@ -175,6 +177,7 @@ impl Host {
 
     /// Takes a reading, with so much given to workers. Returns the places of GPUs that fell ill with it.
     pub(crate) fn read(&mut self, reading: &mut HostReading, given: &Given) -> Vec<usize> {
+        self.spare_room = None;
         self.taken_at = reading.taken_at;
         (self.cpus, self.ram_mb, self.ram_other_mb) = (reading.cpus, reading.ram_mb, reading.ram_other_mb);
         self.driver = std::mem::take(&mut reading.driver);
@@ -219,6 +222,7 @@ impl Host {
 
     /// Takes a GPU out of service. False: it was already.
     pub(crate) fn quarantine(&mut self, place: usize, why: String) -> bool {
+        self.spare_room = None;
         match self.known.get_mut(place) {
             Some(known) if known.quarantine.is_none() => {
                 known.quarantine = Some(why);
@@ -231,6 +235,7 @@ impl Host {
     /// Puts GPUs into service again; one that is still ill falls out with the next reading, and one that is not in it
     /// is forgotten.
     pub(crate) fn unquarantine(&mut self, uuid: Option<&str>) {
+        self.spare_room = None;
         for known in self.known.iter_mut().filter(|known| !known.is_gone) {
             if uuid.is_none_or(|uuid| uuid == known.reading.uuid) {
                 known.retried = true;
@@ -276,14 +281,12 @@ impl Host {
                 links: reading.links.clone(),
             }
         });
-        let ram_usable_mb = self.ram_mb.saturating_sub(self.reserve.ram_mb);
-        let cpus_usable = self.cpus.saturating_sub(self.reserve.cpus);
         Room {
             devices: devices.collect(),
-            ram_mb: signed(ram_usable_mb) - signed(self.ram_other_mb) - signed(given.ram_mb),
-            ram_usable_mb,
-            cpus: i64::from(cpus_usable) - signed(given.cpus),
-            cpus_usable,
+            ram_mb: self.free_ram_mb(given),
+            ram_usable_mb: self.ram_usable_mb(),
+            cpus: self.free_cpus(given),
+            cpus_usable: self.cpus_usable(),
             driver: self.driver.clone(),
             labels: self.labels.clone(),
         }
@@ -295,8 +298,17 @@ impl Host {
             device.free_mb = self.free_mb(known, given);
             (device.shares, device.exclusive) = (given.shares, given.exclusive);
         }
-        room.ram_mb = signed(room.ram_usable_mb) - signed(self.ram_other_mb) - signed(given.ram_mb);
-        room.cpus = i64::from(room.cpus_usable) - signed(given.cpus);
+        (room.ram_mb, room.cpus) = (self.free_ram_mb(given), self.free_cpus(given));
+    }
+
+    /// A room of this host to be brought up to date by `refill`, which is to be kept afterwards: to make one anew for
+    /// every look costs more than the look.
+    pub(crate) fn take_room(&mut self) -> Room {
+        self.spare_room.take().unwrap_or_else(|| self.room(&self.nothing_given()))
+    }
+
+    pub(crate) fn keep_room(&mut self, room: Room) {
+        self.spare_room = Some(room);
     }
 
     fn free_mb(&self, known: &Known, given: &GivenDevice) -> i64 {
@@ -306,18 +318,34 @@ impl Host {
     /// Whether what somebody holds is there, with all that is given away, this included, and with the memory of those who
     /// ended on the GPUs `back`. What was not asked for is not looked at: others may use more of it than there is.
     pub(crate) fn is_sound(&self, holding: &Holding, given: &Given, back: &[usize]) -> bool {
-        let room = self.room(given);
         let fits = |place: &usize| {
-            room.devices.get(*place).is_some_and(|device| {
-                let alone = !device.exclusive || device.shares == 1;
-                let unreturned = if back.contains(place) { self.unreturned_mb(*place) } else { None };
-                let free_mb = device.free_mb + signed(unreturned.unwrap_or(0));
-                free_mb >= 0 && device.quarantine.is_none() && alone
-            })
+            let (Some(known), Some(given)) = (self.known.get(*place), given.devices.get(*place)) else {
+                return false;
+            };
+            let alone = !given.exclusive || given.shares == 1;
+            let unreturned = if back.contains(place) { self.unreturned_mb(*place) } else { None };
+            let free_mb = self.free_mb(known, given) + signed(unreturned.unwrap_or(0));
+            free_mb >= 0 && known.quarantine.is_none() && alone
         };
-        let ram = holding.ram_mb == 0 || room.ram_mb >= 0;
-        let cpus = holding.cpus == 0 || room.cpus >= 0;
+        let ram = holding.ram_mb == 0 || self.free_ram_mb(given) >= 0;
+        let cpus = holding.cpus == 0 || self.free_cpus(given) >= 0;
         holding.devices.iter().all(fits) && ram && cpus
+    }
+
+    fn free_ram_mb(&self, given: &Given) -> i64 {
+        signed(self.ram_usable_mb()) - signed(self.ram_other_mb) - signed(given.ram_mb)
+    }
+
+    fn ram_usable_mb(&self) -> u64 {
+        self.ram_mb.saturating_sub(self.reserve.ram_mb)
+    }
+
+    fn free_cpus(&self, given: &Given) -> i64 {
+        i64::from(self.cpus_usable()) - signed(given.cpus)
+    }
+
+    fn cpus_usable(&self) -> u32 {
+        self.cpus.saturating_sub(self.reserve.cpus)
     }
 
     fn usable_mb(&self, known: &Known) -> u64 {

@@ -5,7 +5,7 @@ use crate::vocabulary::{Time, WorkerId};
 use grange_protocol::name::PluginName;
 use grange_protocol::resource::ResourceRequest;
 use grange_protocol::subject::JobKey;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a worker is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,8 @@ pub(crate) fn serves(asked: Option<&ResourceRequest>, wanted: Option<&ResourceRe
 #[derive(Debug, Default)]
 pub(crate) struct Workers {
     table: BTreeMap<WorkerId, Worker>,
+    /// Those of each plugin, in the order of their names: a worker's plugin never changes.
+    of_plugin: BTreeMap<PluginName, BTreeSet<WorkerId>>,
     last: u64,
 }
 
@@ -112,6 +114,7 @@ impl Workers {
     pub(crate) fn insert(&mut self, worker: Worker) -> WorkerId {
         self.last += 1;
         let id = WorkerId(self.last);
+        self.of_plugin.entry(worker.plugin.clone()).or_default().insert(id);
         self.table.insert(id, worker);
         id
     }
@@ -125,7 +128,11 @@ impl Workers {
     }
 
     pub(crate) fn remove(&mut self, id: WorkerId) -> Option<Worker> {
-        self.table.remove(&id)
+        let worker = self.table.remove(&id)?;
+        if let Some(ids) = self.of_plugin.get_mut(&worker.plugin) {
+            ids.remove(&id);
+        }
+        Some(worker)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
@@ -136,15 +143,21 @@ impl Workers {
         self.table.iter_mut().map(|(id, worker)| (*id, worker))
     }
 
-    /// Workers of a plugin that are up or coming up.
+    /// All workers of a plugin.
+    pub(crate) fn of(&self, plugin: &PluginName) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        let ids = self.of_plugin.get(plugin).into_iter().flatten();
+        ids.filter_map(|id| Some((*id, self.table.get(id)?)))
+    }
+
+    /// Those that are up or coming up.
     pub(crate) fn live(&self, plugin: &PluginName) -> impl Iterator<Item = (WorkerId, &Worker)> {
-        self.iter().filter(move |(_, worker)| worker.plugin == *plugin && worker.is_live())
+        self.of(plugin).filter(|(_, worker)| worker.is_live())
     }
 
     /// Processes of a plugin, those included that are told to end: they have their place until they are gone.
     pub(crate) fn count(&self, plugin: &PluginName) -> u32 {
-        let processes = |w: &&Worker| w.plugin == *plugin && !matches!(w.stage, Stage::Returning(_));
-        u32::try_from(self.table.values().filter(processes).count()).unwrap_or(u32::MAX)
+        let processes = self.of(plugin).filter(|(_, w)| !matches!(w.stage, Stage::Returning(_)));
+        u32::try_from(processes.count()).unwrap_or(u32::MAX)
     }
 
     /// The ready workers of a plugin that serve this, those with the fewest runs first: where it would begin at once,

@@ -125,6 +125,10 @@ impl Dispatcher {
                 self.wake_at(at);
             }
         }
+        // Most looks find everything as full as the last one did: then the order does not matter.
+        if candidates.iter().all(|candidate| self.is_hopeless(candidate)) {
+            return;
+        }
         self.favour_seats(&mut candidates);
         candidates.sort();
         let mut held = Vec::new();
@@ -141,6 +145,16 @@ impl Dispatcher {
                 self.ask(&candidates, place, now, out);
             }
         }
+    }
+
+    /// Whether nothing would come of a look at this candidate.
+    fn is_hopeless(&self, candidate: &Candidate) -> bool {
+        let (name, shape) = (&candidate.queue.lane.plugin, candidate.shape);
+        if candidate.held {
+            return self.is_full(name, shape, u8::MAX);
+        }
+        let full = self.is_full(name, shape, candidate.level) && !self.saving.is_for(&candidate.queue);
+        full || self.queues.is_busy(name)
     }
 
     /// A queue that a free seat serves counts as older by what leaving it for another costs: a start now, and one again

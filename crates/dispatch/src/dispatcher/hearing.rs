@@ -49,12 +49,16 @@ impl Dispatcher {
         if self.is_full(name, 0, u8::MAX) {
             return Some(Ear::All);
         }
+        if self.roomy.contains(name) {
+            return Some(Ear::Cold);
+        }
         if self.free_seats(name, 0) > 0 {
             return Some(Ear::Cold);
         }
         // A plan shows whether there is room, and is not kept.
         if self.plan(name, 0, Some(u8::MAX), now) {
             self.trim_plans(std::slice::from_ref(name));
+            self.roomy.push(name.clone());
             return Some(Ear::Cold);
         }
         self.found_full(name, 0, u8::MAX);

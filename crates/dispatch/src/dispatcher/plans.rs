@@ -5,7 +5,7 @@ use super::Dispatcher;
 use crate::host::{Given, Holding, Used};
 use crate::vocabulary::{Time, WorkerId};
 use crate::workers::{Claimant, Stage, Worker, serves};
-use grange_protocol::fit::{Need, place};
+use grange_protocol::fit::{Need, Room, place};
 use grange_protocol::name::PluginName;
 use grange_protocol::resource::ResourceRequest;
 use std::collections::BTreeMap;
@@ -38,9 +38,10 @@ impl Dispatcher {
         let need = shape.need.clone();
         let most = plugin.spec.max_workers as usize;
         let own = Need::from(plugin.spec.request.clone());
-        let Some((asked, holding, victims)) = self.find_room(name, need.as_ref(), &own, most, level) else {
-            return false;
-        };
+        let mut room = self.host.take_room();
+        let found = self.find_room(name, (need.as_ref(), &own), most, level, &mut room);
+        self.host.keep_room(room);
+        let Some((asked, holding, victims)) = found else { return false };
         let before = self.seats_left(name, None);
         self.last_claimant += 1;
         let claimant = Claimant(self.last_claimant);
@@ -63,28 +64,27 @@ impl Dispatcher {
     fn find_room(
         &self,
         name: &PluginName,
-        need: Option<&Need>,
-        own: &Need,
+        (need, own): (Option<&Need>, &Need),
         most: usize,
         level: Option<u8>,
+        room: &mut Room,
     ) -> Option<(Option<ResourceRequest>, Holding, Vec<WorkerId>)> {
         let wanted = need.map(|need| &need.request);
-        let mut room = self.host.room(&self.host.nothing_given());
         let mut fits = |without: &[WorkerId]| {
             if self.places_taken(name, without) >= most {
                 return None;
             }
-            self.host.refill(&mut room, &self.given(without, level));
+            self.host.refill(room, &self.given(without, level));
             match need {
                 Some(need) => {
-                    let placement = place(need, &room).ok()?;
+                    let placement = place(need, room).ok()?;
                     let asked = need.request.clone();
                     Some((Some(asked), Holding::new(placement, &need.request)))
                 }
                 // No check was asked for: properly where it fits, else beside whoever is there.
-                None => Some(match place(own, &room) {
+                None => Some(match place(own, room) {
                     Ok(placement) => (Some(own.request.clone()), Holding::new(placement, &own.request)),
-                    Err(_) => (None, self.beside_others(own, &room)),
+                    Err(_) => (None, self.beside_others(own, room)),
                 }),
             }
         };
@@ -110,7 +110,7 @@ impl Dispatcher {
     }
 
     /// GPUs for a worker that nothing is checked for: those with the most free memory, and nothing is booked.
-    fn beside_others(&self, own: &Need, room: &grange_protocol::fit::Room) -> Holding {
+    fn beside_others(&self, own: &Need, room: &Room) -> Holding {
         let mut places: Vec<usize> =
             (0..room.devices.len()).filter(|place| room.devices[*place].quarantine.is_none()).collect();
         places.sort_by_key(|place| (-room.devices[*place].free_mb, *place));
@@ -252,9 +252,10 @@ impl Dispatcher {
     /// Of a plugin's places for workers, those that are taken or promised, if these left. As with room, whether those leave
     /// who give way to a plan is open.
     pub(super) fn places_taken(&self, name: &PluginName, without: &[WorkerId]) -> usize {
-        let there = self.workers.iter().filter(|(id, w)| {
-            w.plugin == *name && !matches!(w.stage, Stage::Returning(_)) && !without.contains(id)
-        });
+        let there = self
+            .workers
+            .of(name)
+            .filter(|(id, w)| !matches!(w.stage, Stage::Returning(_)) && !without.contains(id));
         let (mut taken, mut open) = (0, BTreeMap::<Claimant, (usize, usize)>::new());
         for (_, worker) in there {
             match (worker.gives_way_to, worker.plan) {
