@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::headers;
 use crate::ledger::{Ledger, read_stored};
 use crate::post::Post;
+use crate::upkeep::clock_ms;
 use crate::{schedules, tidy};
 use bytes::Bytes;
 use grange_protocol::lifecycle;
@@ -21,8 +22,6 @@ use grange_protocol::ownership::Stored;
 use grange_protocol::record::Record;
 use grange_protocol::subject::{JOBS, JobKey, Lane, STATE, parse_ticket};
 use grange_protocol::ticket::Priority;
-use serde::Deserialize;
-use serde_json::Value;
 use std::time::Duration;
 
 /// How often the job may change under the move before it gives up.
@@ -183,23 +182,13 @@ impl Found {
     /// What is left of the time that the job may wait.
     async fn rest(&self, broker: &Broker) -> Result<Option<Duration>, Error> {
         let Some(runs_out_ms) = self.runs_out_ms else { return Ok(None) };
-        let left = Duration::from_millis(runs_out_ms.saturating_sub(broker_now(broker).await?));
+        let left = Duration::from_millis(runs_out_ms.saturating_sub(clock_ms(broker).await?));
         Ok(Some(left.max(SHORTEST)))
     }
 }
 
 fn refused(key: &JobKey) -> Error {
     Error::new(ErrorKind::Conflict, format!("job `{key}` cannot be moved"))
-}
-
-/// Unix milliseconds of the broker's clock, by which records run out.
-async fn broker_now(broker: &Broker) -> Result<u64, Error> {
-    #[derive(Deserialize)]
-    struct Info {
-        ts: String,
-    }
-    let info: Info = api::call(broker, &format!("STREAM.INFO.{STATE}"), STATE, &Value::Null).await?;
-    api::read_time(&info.ts).map_err(|e| Error::malformed("the broker's time", e))
 }
 
 /// Publishes the ticket where the job waits now, and removes the one that was found.
