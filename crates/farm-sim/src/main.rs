@@ -32,7 +32,7 @@ struct Cli {
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     jobs: u32,
     /// Which mixes
-    #[arg(long, value_delimiter = ',', default_value = "small,pairs,sharing",
+    #[arg(long, value_delimiter = ',', default_value = "small,pairs",
           value_parser = PossibleValuesParser::new(NAMES.into_iter().chain([ALL])))]
     mix: Vec<String>,
     /// `backlog`, or a share of what the oracle starts in a second when all jobs wait, e.g. 0.7
