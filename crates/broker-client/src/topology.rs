@@ -174,6 +174,17 @@ fn differing(found: &Map<String, Value>, wanted: &Value, resize: bool) -> Vec<St
         .collect()
 }
 
+/// Every stream of a farm by its name on the broker, as this build makes it.
+pub fn wanted() -> Vec<(String, Value)> {
+    let all = streams(&TopologyOptions::default()).into_iter().map(|(_, config)| config);
+    all.map(|config| (config["name"].as_str().unwrap_or_default().to_owned(), config)).collect()
+}
+
+/// The settings of a stream that are not as this build makes them; what an operator chooses is left out.
+pub fn differences(found: &Map<String, Value>, wanted: &Value) -> Vec<String> {
+    differing(found, wanted, false)
+}
+
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

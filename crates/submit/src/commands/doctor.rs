@@ -5,6 +5,7 @@
 
 mod broker;
 mod farm;
+mod jobs;
 mod streams;
 
 use crate::cli::StateFlag;
@@ -60,7 +61,9 @@ pub(crate) async fn run(
     let store = farm::store(context).await;
     let store_fails = store.verdict == Verdict::Fail;
     checks.push(store);
-    checks.extend(farm::agents(&session).await);
+    let (seen, agents) = farm::agents(&session).await;
+    checks.extend(seen);
+    checks.extend(jobs::checks(&session, &agents).await);
     for check in &checks {
         output.check(check)?;
         if check.verdict == Verdict::Fail {

@@ -43,6 +43,12 @@ pub(super) async fn ask(session: &Session, verb: &str) -> Option<Value> {
     serde_json::from_slice(&answer.payload).ok()
 }
 
+/// The broker's time in an answer of its API, Unix milliseconds.
+pub(super) fn told_ms(told: &Value) -> Option<u64> {
+    let at = OffsetDateTime::parse(told["ts"].as_str()?, &Rfc3339).ok()?;
+    u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()
+}
+
 async fn account(session: &Session) -> Check {
     let Some(told) = ask(session, "INFO").await.filter(|told| told.get("error").is_none()) else {
         let text = "the broker does not tell this user about its JetStream";
@@ -108,14 +114,9 @@ async fn clock(session: &Session) -> Check {
     let before = units::now_ms();
     let told = ask(session, "STREAM.INFO.GRANGE_STATE").await;
     let after = units::now_ms();
-    let broker = told
-        .as_ref()
-        .and_then(|told| told["ts"].as_str())
-        .and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok());
-    let Some(broker) = broker else {
+    let Some(broker_ms) = told.as_ref().and_then(told_ms) else {
         return warn("clock", "the broker does not tell its time", "make the streams first: `grange init`");
     };
-    let broker_ms = u64::try_from(broker.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
     let off = broker_ms.abs_diff(u64::midpoint(before, after));
     let text = format!(
         "{off} ms between this machine and the broker (asked in {} ms)",

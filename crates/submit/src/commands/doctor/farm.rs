@@ -38,18 +38,20 @@ async fn roundtrip(context: &Context) -> Result<(), Failure> {
     got.map_err(|e| Failure::of_store(&e))
 }
 
-pub(super) async fn agents(session: &Session) -> Vec<Check> {
+pub(super) async fn agents(session: &Session) -> (Vec<Check>, Vec<AgentStatus>) {
     let agents = match query::agents(&session.broker).await {
         Ok(agents) => agents,
         Err(error) => {
-            return vec![fail("agents", Failure::from(error).text, "`grange init` makes their bucket")];
+            let check = fail("agents", Failure::from(error).text, "`grange init` makes their bucket");
+            return (vec![check], Vec::new());
         }
     };
     if agents.is_empty() {
         let advice = "start `grange-agent` on a host, or a farm of one with `grange up`";
-        return vec![warn("agents", "no agent is up, so jobs wait", advice)];
+        return (vec![warn("agents", "no agent is up, so jobs wait", advice)], Vec::new());
     }
-    agents.iter().flat_map(|(status, age)| agent(status, *age)).collect()
+    let checks = agents.iter().flat_map(|(status, age)| agent(status, *age)).collect();
+    (checks, agents.into_iter().map(|(status, _)| status).collect())
 }
 
 fn agent(status: &AgentStatus, age: Duration) -> Vec<Check> {
@@ -58,6 +60,9 @@ fn agent(status: &AgentStatus, age: Duration) -> Vec<Check> {
     let mut checks = vec![if age > LATE {
         let text = format!("{name} was last heard {} s ago", age.as_secs());
         warn("agents", text, "is the host alive, and its clock right?")
+    } else if let Some(drain) = &status.drain {
+        let text = format!("{name} is {}: {}", status.state_word(), drain.reason);
+        warn("agents", text, "it takes no jobs until `grange agents undrain`")
     } else if status.state == AgentState::Draining {
         warn("agents", format!("{name} is draining and takes no jobs"), "wait for it to end")
     } else if status.version != own {

@@ -5,85 +5,31 @@ use super::{fail, ok, warn};
 use crate::context::Session;
 use crate::output::words::Check;
 use crate::units;
-use grange_protocol::schedule::SCHEDULES;
-use grange_protocol::subject::{
-    AGENTS_BUCKET, DEAD, EVENTS, JOBS, LANES_BUCKET, PLUGINS_BUCKET, RUNS_BUCKET, SESSIONS_BUCKET, STATE,
-};
-use serde_json::{Value, json};
+use grange_broker_client::topology;
+use serde_json::{Map, Value};
 
 /// Use of a stream above which submits may soon be refused, per cent.
 const FULL_PER_CENT: u64 = 80;
 
-/// A stream, and the settings without which jobs would not be safe (`docs/wire.md`).
-struct Wanted {
-    name: String,
-    settings: Vec<(&'static str, Value)>,
-}
-
-fn wanted() -> Vec<Wanted> {
-    let stream =
-        |name: &str, settings: Vec<(&'static str, Value)>| Wanted { name: name.to_owned(), settings };
-    let to = |destination: &str| json!(destination);
-    let mut all = vec![
-        stream(
-            JOBS,
-            vec![
-                ("/retention", json!("workqueue")),
-                ("/discard", json!("new")),
-                ("/storage", json!("file")),
-                ("/republish/dest", to("grange.bell.>")),
-            ],
-        ),
-        stream(
-            STATE,
-            vec![
-                ("/storage", json!("file")),
-                ("/discard", json!("new")),
-                ("/max_msgs_per_subject", json!(1)),
-                ("/allow_msg_ttl", json!(true)),
-                ("/republish/dest", to("grange.on.state.>")),
-            ],
-        ),
-        stream(EVENTS, vec![("/storage", json!("file")), ("/republish/dest", to("grange.on.events.>"))]),
-        stream(DEAD, vec![("/storage", json!("file"))]),
-        stream(
-            SCHEDULES,
-            vec![
-                ("/storage", json!("file")),
-                ("/retention", json!("workqueue")),
-                ("/allow_msg_schedules", json!(true)),
-            ],
-        ),
-    ];
-    for bucket in [AGENTS_BUCKET, LANES_BUCKET, PLUGINS_BUCKET, SESSIONS_BUCKET, RUNS_BUCKET] {
-        all.push(stream(
-            &format!("KV_{bucket}"),
-            vec![("/max_msgs_per_subject", json!(1)), ("/allow_msg_ttl", json!(true))],
-        ));
-    }
-    all
-}
+/// What no update changes: the stream has to be made anew.
+const FIXED: [&str; 4] = ["retention", "storage", "max_consumers", "deny_delete"];
 
 pub(super) async fn checks(session: &Session, clustered: bool) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut right = 0;
     let (mut replicas, mut absent) = (Vec::new(), Vec::new());
-    for wanted in wanted() {
-        let told = ask(session, &format!("STREAM.INFO.{}", wanted.name)).await.unwrap_or_default();
-        let Some(config) = told.get("config") else {
-            absent.push(format!("`{}`", wanted.name));
+    for (name, wanted) in topology::wanted() {
+        let told = ask(session, &format!("STREAM.INFO.{name}")).await.unwrap_or_default();
+        let Some(config) = told.get("config").and_then(Value::as_object) else {
+            absent.push(format!("`{name}`"));
             continue;
         };
-        replicas.push(config["num_replicas"].as_u64().unwrap_or(1));
-        match differing(config, &wanted.settings) {
+        replicas.push(config.get("num_replicas").and_then(Value::as_u64).unwrap_or(1));
+        match topology::differences(config, &wanted) {
             differing if differing.is_empty() => right += 1,
-            differing => checks.push(fail(
-                "streams",
-                format!("`{}` differs in {}", wanted.name, differing.join(", ")),
-                "`grange init` changes it to what is needed",
-            )),
+            differing => checks.push(differs(&name, config, &wanted, &differing)),
         }
-        checks.extend(room(&wanted.name, config, &told["state"]));
+        checks.extend(room(&name, config, &told["state"]));
     }
     if !absent.is_empty() {
         let text = format!("{} not there", absent.join(", "));
@@ -96,16 +42,27 @@ pub(super) async fn checks(session: &Session, clustered: bool) -> Vec<Check> {
     checks
 }
 
-fn differing(config: &Value, settings: &[(&'static str, Value)]) -> Vec<String> {
-    let wrong = settings.iter().filter(|(path, wanted)| config.pointer(path) != Some(wanted));
-    wrong.map(|(path, _)| format!("`{}`", path.trim_start_matches('/').replace('/', "."))).collect()
+/// What is wrong, as it is and as it should be, and what mends it.
+fn differs(name: &str, config: &Map<String, Value>, wanted: &Value, fields: &[String]) -> Check {
+    let shown = |field: &String| {
+        let found = config.get(field).map_or_else(|| "nothing".to_owned(), Value::to_string);
+        format!("`{field}` is {found}, not {}", wanted[field])
+    };
+    let shown: Vec<String> = fields.iter().map(shown).collect();
+    let fixed = fields.iter().any(|field| FIXED.contains(&field.as_str()));
+    let advice = if fixed {
+        "it was not made by `grange init`: let the farm run empty, delete the stream, and make it with `grange init`"
+    } else {
+        "`grange init` changes it to what is needed"
+    };
+    fail("streams", format!("`{name}`: {}; jobs may be lost or run twice", shown.join("; ")), advice)
 }
 
-fn room(name: &str, config: &Value, state: &Value) -> Option<Check> {
+fn room(name: &str, config: &Map<String, Value>, state: &Value) -> Option<Check> {
     let used = state["bytes"].as_u64()?;
     let limit =
-        config["max_bytes"].as_i64().and_then(|bytes| u64::try_from(bytes).ok()).filter(|b| *b > 0)?;
-    if config["discard"] != "new" || used * 100 < limit * FULL_PER_CENT {
+        config.get("max_bytes")?.as_i64().and_then(|bytes| u64::try_from(bytes).ok()).filter(|b| *b > 0)?;
+    if config.get("discard")? != "new" || used * 100 < limit * FULL_PER_CENT {
         return None;
     }
     let text = format!("`{name}` uses {} of {}", units::size(used), units::size(limit));
@@ -129,21 +86,30 @@ fn copies(replicas: &[u64], clustered: bool) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
 
     #[test]
-    fn differences_are_named() {
-        let config = json!({"discard": "old", "republish": {"dest": "x"}});
-        let settings =
-            [("/discard", json!("new")), ("/republish/dest", json!("x")), ("/storage", json!("file"))];
-        assert_eq!(differing(&config, &settings), ["`discard`", "`storage`"]);
+    fn differences_are_named_with_what_mends_them() {
+        let wanted = json!({"discard": "new", "retention": "workqueue"});
+        let config = object(json!({"discard": "old"}));
+        let check = differs("X", &config, &wanted, &["discard".to_owned()]);
+        assert!(check.text.contains("`discard` is \"old\", not \"new\""), "{}", check.text);
+        assert!(check.advice.unwrap().contains("`grange init` changes it"));
+        let check = differs("X", &config, &wanted, &["retention".to_owned()]);
+        assert!(check.text.contains("is nothing") && check.advice.unwrap().contains("delete the stream"));
     }
 
     #[test]
     fn a_full_queue_is_told_before_it_refuses() {
-        let config = json!({"discard": "new", "max_bytes": 100});
+        let config = object(json!({"discard": "new", "max_bytes": 100}));
         assert_eq!(room("X", &config, &json!({"bytes": 79})), None);
         assert!(room("X", &config, &json!({"bytes": 80})).unwrap().text.contains("80 B of 100 B"));
-        assert_eq!(room("X", &json!({"discard": "old", "max_bytes": 100}), &json!({"bytes": 99})), None);
+        let old = object(json!({"discard": "old", "max_bytes": 100}));
+        assert_eq!(room("X", &old, &json!({"bytes": 99})), None);
     }
 
     #[test]
