@@ -1,11 +1,13 @@
 //! Pulls: asks queues for tickets, and passes on what comes.
 //!
-//! One inbox for the whole life of the connection; it is never unsubscribed, and a pull is never cancelled, so nothing
-//! that was delivered is lost. Never decides which queue to ask.
+//! A pull is never cancelled, so nothing that was delivered is lost. Where one was not answered in time, the broker may no
+//! longer send to its inbox, and nobody is told: the next ones go by a new one, and the old one is still heard for as long
+//! as that. Never decides which queue to ask.
 
 use crate::clock::boot_ms;
 use crate::news::{HouseEvent, PullEnd};
 use crate::tickets;
+use async_nats::connection::State;
 use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -13,6 +15,7 @@ use grange_protocol::subject::Queue;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 /// A pull after a bell waits so long: the republished header can overtake the consumer's count.
 const WAIT_MS: u64 = 100;
@@ -45,6 +48,9 @@ pub struct Pulls {
     client: Client,
     inbox: String,
     asked: Arc<Mutex<Asked>>,
+    news: mpsc::Sender<HouseEvent>,
+    /// Who hears the newest inbox, and the one before.
+    ears: (AbortHandle, Option<AbortHandle>),
 }
 
 impl Pulls {
@@ -53,11 +59,27 @@ impl Pulls {
         client: Client,
         news: mpsc::Sender<HouseEvent>,
     ) -> Result<Self, async_nats::SubscribeError> {
-        let inbox = client.new_inbox();
-        let arriving = client.subscribe(format!("{inbox}.*")).await?;
         let asked = Arc::<Mutex<Asked>>::default();
-        tokio::spawn(receive(arriving, asked.clone(), news));
-        Ok(Self { client, inbox, asked })
+        let (inbox, ear) = listen(&client, &asked, &news).await?;
+        Ok(Self { client, inbox, asked, news, ears: (ear, None) })
+    }
+
+    /// Asks by another inbox from now on. While there is no connection that changes nothing, and nothing is done.
+    pub async fn rebuild(&mut self) {
+        if self.client.connection_state() != State::Connected {
+            return;
+        }
+        match listen(&self.client, &self.asked, &self.news).await {
+            Ok((inbox, ear)) => {
+                tracing::warn!(before = self.inbox, "a pull was not answered in time; another inbox is used");
+                self.inbox = inbox;
+                let before = std::mem::replace(&mut self.ears.0, ear);
+                if let Some(oldest) = self.ears.1.replace(before) {
+                    oldest.abort();
+                }
+            }
+            Err(error) => tracing::warn!(%error, "no other inbox for pulls"),
+        }
     }
 
     /// Asks a queue for at most `batch` tickets. An ask that could not be sent ends by itself, as overdue.
@@ -93,6 +115,18 @@ impl Pulls {
         asked.out.clear();
         asked.queues.clear();
     }
+}
+
+/// Begins to pass on what a new inbox brings.
+async fn listen(
+    client: &Client,
+    asked: &Arc<Mutex<Asked>>,
+    news: &mpsc::Sender<HouseEvent>,
+) -> Result<(String, AbortHandle), async_nats::SubscribeError> {
+    let inbox = client.new_inbox();
+    let arriving = client.subscribe(format!("{inbox}.*")).await?;
+    let ear = tokio::spawn(receive(arriving, asked.clone(), news.clone()));
+    Ok((inbox, ear.abort_handle()))
 }
 
 fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {

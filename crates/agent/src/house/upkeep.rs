@@ -43,7 +43,11 @@ impl House {
 
     /// Time passed.
     pub async fn tick(&mut self) {
-        for queue in self.pulls.overdue() {
+        let overdue = self.pulls.overdue();
+        if !overdue.is_empty() {
+            self.pulls.rebuild().await;
+        }
+        for queue in overdue {
             self.decide(Input::PullEnded { queue }).await;
         }
         let now = boot_ms();
