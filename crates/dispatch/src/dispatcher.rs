@@ -201,6 +201,9 @@ impl Dispatcher {
     /// A plugin whose room depends on others' is looked at together with them. Where owners may have only so many running,
     /// all do.
     fn beside(&self, name: PluginName) -> Vec<PluginName> {
+        if !self.plugins.contains_key(&name) {
+            return Vec::new();
+        }
         if self.config.owner_running_max.is_some() {
             return self.plugins.keys().cloned().collect();
         }
@@ -217,7 +220,7 @@ impl Dispatcher {
 
     fn take(&mut self, now: Time, input: Input, out: &mut Vec<Action>) -> Touched {
         match input {
-            Input::PluginReady { plugin, spec } => self.plugin_ready(plugin, spec),
+            Input::PluginReady { plugin, spec } => self.plugin_ready(plugin, spec, out),
             Input::PluginGone { plugin } => self.plugin_gone(plugin, out),
             Input::Host(reading) => self.host_read(*reading, now, out),
             Input::Unquarantined { device } => {
@@ -298,7 +301,11 @@ impl Dispatcher {
         }
     }
 
-    fn plugin_ready(&mut self, plugin: PluginName, spec: PluginSpec) -> Touched {
+    fn plugin_ready(&mut self, plugin: PluginName, spec: PluginSpec, out: &mut Vec<Action>) -> Touched {
+        // What is kept was measured for what it asked for before.
+        if self.saving.kept().is_some_and(|kept| kept.queue.lane.plugin == plugin) {
+            self.end_saving(out);
+        }
         match self.plugins.get_mut(&plugin) {
             Some(known) => {
                 known.set_spec(spec);

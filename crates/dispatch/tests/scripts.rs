@@ -1,6 +1,9 @@
 //! The important single cases, as conversations: what is told to the dispatcher, and what it answers.
 
 #[cfg(test)]
+#[path = "scripts/chance.rs"]
+mod chance;
+#[cfg(test)]
 #[path = "scripts/found.rs"]
 mod found;
 #[cfg(test)]

@@ -258,7 +258,7 @@ impl Dispatcher {
             let warm = self.is_warm(name);
             if let Some(plugin) = self.plugins.get_mut(name).filter(|plugin| !warm && plugin.warm_elsewhere) {
                 // Short runs that end here one after the other must not keep it away for ever.
-                if now >= plugin.look_from + OPEN_MS {
+                if plugin.look_from == 0 || now >= plugin.look_from + OPEN_MS {
                     plugin.look_from = now + plugin.patience_ms();
                 }
             }

@@ -198,8 +198,13 @@ impl Dispatcher {
                     let spec = self.plugins.get(&worker.plugin).map(|plugin| &plugin.spec);
                     worker.concurrency = spec.map_or(worker.concurrency, |spec| spec.concurrency);
                     let (plugin, holding) = (worker.plugin.clone(), worker.holding.clone());
+                    let beside_others = worker.asked.is_none() && !holding.devices.is_empty();
                     let grant = self.host.grant(&holding);
                     out.push(Action::Spawn { worker: id, plugin, grant });
+                    if beside_others {
+                        // Nothing was checked for it: it may stand on a GPU that another was to have alone.
+                        self.drop_unsound_plans();
+                    }
                 }
                 Some(false) => {}
                 None => {

@@ -144,7 +144,7 @@ impl Ledger {
                     && step.waiting().next().is_none()
                     && self.surely_fits(name, &queue.lane.class, step.now)
             };
-            self.is_hopeful(queue, shelf, step.now) && room
+            self.is_hopeful(queue, shelf, step.now) && room && !self.is_kept_waiting(queue, step.now)
         });
         law(Law::Bells, stale || hopeful.is_none(), || format!("{hopeful:?} is not pulled"))
     }

@@ -74,6 +74,8 @@ impl Ledger {
     /// What is out stays out; what was known of the queues is forgotten.
     fn open(&mut self, name: &PluginName, spec: &PluginSpec) {
         self.shaken = self.step;
+        // What is kept is what it asked for before.
+        self.ends_saving(|kept| kept.queue.lane.plugin == *name);
         let known = self.plugins.entry(name.clone()).or_insert_with(|| Plugin {
             spec: spec.clone(),
             gone: false,

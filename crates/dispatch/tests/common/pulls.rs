@@ -11,6 +11,8 @@ use grange_protocol::subject::Queue;
 
 /// After it left its queues to others, for a quarter of a second at most, an agent looks at them for half a second.
 const LEFT_MS: Time = 750;
+/// A queue that is due so soon keeps its turn.
+const HELD_MS: Time = 10;
 /// Ticks come as often as this at least.
 pub(crate) const TICK_MS: Time = 100;
 
@@ -118,6 +120,22 @@ impl Ledger {
             && (free || shelf.age.is_some());
         let open = self.is_open(queue) && shelf.asked == 0 && self.owner_room(&queue.owner) > 0;
         open && (shelf.is_ripe(now) || sweep)
+    }
+
+    /// Whether a higher queue may want the room in a moment, that is left to warm agents until then.
+    pub(crate) fn is_kept_waiting(&self, queue: &Queue, now: Time) -> bool {
+        let (name, level) =
+            (&queue.lane.plugin, |queue: &Queue| self.shelves[queue].level(queue, now, &self.config));
+        self.shelves.iter().any(|(higher, shelf)| {
+            let other = &higher.lane.plugin;
+            let rivals = other == name || !(self.is_light(other) || self.is_light(name));
+            let soon = if shelf.bells.is_empty() {
+                self.patience_ms(other) > 0 || (now < shelf.look_from && shelf.look_from <= now + HELD_MS)
+            } else {
+                now < shelf.due && shelf.due <= now + HELD_MS
+            };
+            rivals && soon && shelf.asked == 0 && self.is_open(higher) && level(higher) < level(queue)
+        })
     }
 
     /// No queue of a higher level is left out that may hold something, and could have what this one gets.

@@ -43,6 +43,10 @@ impl Ledger {
             format!("{name} gets a worker that nothing waits for")
         })?;
         self.is_booked(grant)?;
+        if !grant.devices.is_empty() && grant.vram_mb == 0 {
+            // Nothing was checked for it: others may have counted on a GPU without it.
+            self.shaken = self.step;
+        }
         let worker = Worker {
             plugin: name.clone(),
             life: Life::Starting,
