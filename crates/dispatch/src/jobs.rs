@@ -26,6 +26,8 @@ pub(crate) enum StopCause {
     TimedOut,
     /// The agent stops: it is handed back.
     AgentStops,
+    /// It waits behind runs that turned out long: it is handed back. Whatever else wants it to stop counts more.
+    Behind,
     /// Another holder has it: nothing is reported.
     Lost,
 }
@@ -47,6 +49,8 @@ pub(crate) struct Job {
     pub(crate) shape: usize,
     pub(crate) phase: Phase,
     pub(crate) limits: JobLimits,
+    /// When the run began.
+    pub(crate) began: Option<Time>,
     /// When the run has taken too long; set when it begins.
     pub(crate) deadline: Option<Time>,
     pub(crate) stop: Option<Stop>,
@@ -55,6 +59,7 @@ pub(crate) struct Job {
 impl Job {
     /// It runs from now on: its time starts.
     pub(crate) fn begin(&mut self, plugin_timeout_ms: Option<u64>, now: Time) {
+        self.began = Some(now);
         let timeout = self.limits.timeout_ms.or(plugin_timeout_ms);
         self.deadline = timeout.map(|timeout| now.saturating_add(timeout));
     }

@@ -142,8 +142,10 @@ impl Dispatcher {
         }
         let (plugin, queue) = (name.clone(), queue.clone());
         let phase = Phase::Claiming;
-        self.jobs
-            .insert(job.clone(), Job { plugin, queue, shape, phase, limits, deadline: None, stop: None });
+        self.jobs.insert(
+            job.clone(),
+            Job { plugin, queue, shape, phase, limits, began: None, deadline: None, stop: None },
+        );
         out.push(Action::Claim { job, ahead });
         Touched::One(name)
     }
@@ -179,7 +181,7 @@ impl Dispatcher {
         match job.stop.map(|stop| stop.cause) {
             Some(StopCause::Cancelled) => self.conclude(key, Conclusion::Cancelled, out),
             Some(StopCause::Lost) => return self.forget(key, out),
-            Some(StopCause::AgentStops | StopCause::TimedOut) => {
+            Some(StopCause::AgentStops | StopCause::TimedOut | StopCause::Behind) => {
                 self.conclude(key, Conclusion::Retry(RetryCause::NotStarted), out);
             }
             None if gone || self.mode != Mode::Working => {

@@ -42,7 +42,7 @@ impl Dispatcher {
             (None, None) if running && by_itself => {
                 self.conclude(key, Conclusion::Retry(RetryCause::WorkerCrashed), out);
             }
-            (Some(StopCause::AgentStops) | None, _) => {
+            (Some(StopCause::AgentStops | StopCause::Behind) | None, _) => {
                 self.conclude(key, Conclusion::Retry(RetryCause::NotStarted), out);
             }
         }
@@ -94,7 +94,7 @@ impl Dispatcher {
             }
             Some(StopCause::Cancelled) if end.cancelled => self.conclude(key, Conclusion::Cancelled, out),
             Some(StopCause::TimedOut) if end.cancelled => self.conclude(key, self.timed_out(key), out),
-            Some(StopCause::AgentStops) if end.cancelled => {
+            Some(StopCause::AgentStops | StopCause::Behind) if end.cancelled => {
                 self.conclude(key, Conclusion::Retry(RetryCause::NotStarted), out);
             }
             Some(_) | None => self.conclude(key, Conclusion::Reported, out),

@@ -7,6 +7,9 @@ use crate::workers::Stage;
 use grange_protocol::lifecycle::RetryCause;
 use grange_protocol::subject::JobKey;
 
+/// Runs that last longer keep nobody waiting behind them, milliseconds.
+const BEHIND_MS: Time = 250;
+
 impl Dispatcher {
     pub(super) fn timeout_of(&self, job: &Job) -> Option<u64> {
         let plugin = self.plugins.get(&job.plugin).and_then(|p| p.spec.timeout_ms);
@@ -28,6 +31,7 @@ impl Dispatcher {
         let fresh = Stop { cause, kill_at: now.saturating_add(grace) };
         let first = job.stop.is_none();
         match job.stop.as_mut() {
+            Some(stop) if stop.cause == StopCause::Behind => *stop = fresh,
             Some(stop) if cause == StopCause::Lost => stop.cause = cause,
             Some(_) => {}
             None => job.stop = Some(fresh),
@@ -46,7 +50,7 @@ impl Dispatcher {
                 match cause {
                     StopCause::Lost => return self.forget(key, out),
                     StopCause::Cancelled => self.conclude(key, Conclusion::Cancelled, out),
-                    StopCause::TimedOut | StopCause::AgentStops => {
+                    StopCause::TimedOut | StopCause::AgentStops | StopCause::Behind => {
                         self.conclude(key, Conclusion::Retry(RetryCause::NotStarted), out);
                     }
                 }
@@ -64,7 +68,8 @@ impl Dispatcher {
         let late: Vec<JobKey> = self
             .jobs
             .iter()
-            .filter(|(_, job)| given(job).is_some() && job.stop.is_none())
+            .filter(|(_, job)| given(job).is_some())
+            .filter(|(_, job)| job.stop.is_none_or(|stop| stop.cause == StopCause::Behind))
             .filter(|(_, job)| job.deadline.is_some_and(|deadline| deadline <= now))
             .map(|(key, _)| key.clone())
             .collect();
@@ -77,6 +82,33 @@ impl Dispatcher {
             if let Some(entry) = entry.filter(|_| stop.kill_at <= now) {
                 entry.stage = Stage::Ending;
                 out.push(Action::KillWorker { worker });
+            }
+        }
+        self.hand_back_those_behind(now, out);
+    }
+
+    /// Jobs that are held behind runs that turned out long are handed back: others may run them now. Until runs are short
+    /// again none is held ahead.
+    fn hand_back_those_behind(&mut self, now: Time, out: &mut Vec<Action>) {
+        let lasts = |key: &JobKey| {
+            let began = self.jobs.get(key).and_then(|job| job.began);
+            began.is_some_and(|began| now.saturating_sub(began) > BEHIND_MS)
+        };
+        let mut behind = Vec::new();
+        for (id, worker) in self.workers.iter().filter(|(_, worker)| worker.stage == Stage::Ready) {
+            let running = worker.given.len().min(worker.concurrency as usize);
+            let (running, held) = worker.given.split_at(running);
+            if running.iter().all(lasts) {
+                behind.extend(held.iter().map(|key| (id, worker.plugin.clone(), key.clone())));
+            }
+        }
+        for (worker, plugin, key) in behind {
+            let Some(job) = self.jobs.get_mut(&key).filter(|job| job.stop.is_none()) else { continue };
+            // Its worker is at work for another: it is not killed for this one.
+            job.stop = Some(Stop { cause: StopCause::Behind, kill_at: Time::MAX });
+            out.push(Action::CancelRun { worker, job: key });
+            if let Some(known) = self.plugins.get_mut(&plugin) {
+                known.ran(BEHIND_MS as f64);
             }
         }
     }

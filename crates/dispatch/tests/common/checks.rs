@@ -258,7 +258,7 @@ impl Ledger {
         let stopped = |otherwise: End| match cause {
             Some(Cause::Cancelled) => End::Cancelled,
             Some(Cause::TimedOut) => End::Failed(FailureKind::TimedOut),
-            Some(Cause::Stopped) => End::Retry(RetryCause::NotStarted),
+            Some(Cause::Stopped | Cause::Behind) => End::Retry(RetryCause::NotStarted),
             Some(Cause::Lost) => End::Forget,
             None => otherwise,
         };
@@ -268,10 +268,10 @@ impl Ledger {
             At::Ended { obeyed } if obeyed || cause == Some(Cause::Lost) => Some(stopped(End::Reported)),
             At::Ended { .. } => Some(End::Reported),
             At::Orphaned(how) => Some(match (how, cause) {
-                (Orphan::OverLimit, None | Some(Cause::Cancelled | Cause::TimedOut | Cause::Stopped)) => {
-                    End::Failed(FailureKind::OverLimit)
+                (Orphan::OverLimit, _) if cause != Some(Cause::Lost) => End::Failed(FailureKind::OverLimit),
+                (Orphan::GpuFailed, None | Some(Cause::Stopped | Cause::Behind)) => {
+                    End::Retry(RetryCause::GpuFailed)
                 }
-                (Orphan::GpuFailed, None | Some(Cause::Stopped)) => End::Retry(RetryCause::GpuFailed),
                 (Orphan::Crashed, None) => End::Retry(RetryCause::WorkerCrashed),
                 _ => stopped(not_started),
             }),

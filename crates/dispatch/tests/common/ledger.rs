@@ -42,6 +42,8 @@ pub(crate) enum Cause {
     Cancelled,
     TimedOut,
     Stopped,
+    /// It waits behind long runs.
+    Behind,
     Lost,
 }
 
@@ -60,6 +62,7 @@ pub(crate) struct Hand {
     /// In the order of the claims.
     pub(crate) turn: usize,
     pub(crate) began: bool,
+    pub(crate) began_at: Option<Time>,
     /// When it is over time, from its beginning.
     pub(crate) deadline: Option<Time>,
     pub(crate) stop: Option<Stop>,
@@ -127,11 +130,18 @@ impl Worker {
 pub(crate) struct Plugin {
     pub(crate) spec: PluginSpec,
     pub(crate) gone: bool,
-    /// A run of it ended by itself, so its length is known.
-    pub(crate) learned: bool,
+    /// How long its runs take, milliseconds, where one ended by itself: each new one counts a fifth.
+    pub(crate) run_ms: Option<f64>,
     pub(crate) rest_until: Time,
     pub(crate) failures: u32,
     pub(crate) warm_elsewhere: bool,
+}
+
+impl Plugin {
+    /// A run took so long.
+    pub(crate) fn ran(&mut self, ms: f64) {
+        self.run_ms = Some(self.run_ms.map_or(ms, |known| known + (ms - known) * 0.2));
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,8 +248,8 @@ impl Ledger {
 
     /// How many runs may be held ahead of each slot.
     pub(crate) fn ahead(&self, name: &PluginName) -> usize {
-        let short = self.plugins[name].learned && farm::run_ms(name) < 4.0;
-        if short { self.config.pull_ahead_max as usize } else { 0 }
+        let start_in_time = |run_ms: f64| (f64::from(self.config.pull_ahead_ms) / run_ms).floor() as usize;
+        self.plugins[name].run_ms.map_or(0, start_in_time).min(self.config.pull_ahead_max as usize)
     }
 
     /// How many runs a new worker could have in hand.

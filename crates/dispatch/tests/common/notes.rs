@@ -56,7 +56,7 @@ impl Ledger {
             Input::WorkerReady { worker } => self.came_up(*worker, now),
             Input::WorkerFailed { worker, .. } => self.failed(*worker, now),
             Input::WorkerExited { worker } => self.exited(*worker, now),
-            Input::RunEnded { job, end } => self.ended(job, end.cancelled, now),
+            Input::RunEnded { job, end } => self.ended(job, end.cancelled, end.run_ms, now),
             Input::Settled { job } => self.jobs.retain(|key, hand| key != job || hand.at != At::Closing),
             Input::CancelRequested { job } => self.stop(job, Cause::Cancelled, now),
             Input::Lost { job } => self.stop(job, Cause::Lost, now),
@@ -79,7 +79,7 @@ impl Ledger {
         let known = self.plugins.entry(name.clone()).or_insert_with(|| Plugin {
             spec: spec.clone(),
             gone: false,
-            learned: false,
+            run_ms: None,
             rest_until: 0,
             failures: 0,
             warm_elsewhere: false,
@@ -205,6 +205,7 @@ impl Ledger {
             resources: resources.cloned(),
             turn: 0,
             began: false,
+            began_at: None,
             deadline: None,
             stop: None,
             ask: false,
@@ -287,12 +288,14 @@ impl Ledger {
         self.looks = true;
     }
 
-    fn ended(&mut self, job: &JobKey, obeyed: bool, now: Time) {
+    fn ended(&mut self, job: &JobKey, obeyed: bool, run_ms: f64, now: Time) {
         let Some(hand) = self.jobs.get_mut(job) else { return };
         let At::With(id) = hand.at else { return };
         hand.at = At::Ended { obeyed };
         let name = hand.plugin().clone();
-        self.plugins.get_mut(&name).unwrap().learned |= !obeyed;
+        if !obeyed {
+            self.plugins.get_mut(&name).unwrap().ran(run_ms);
+        }
         let worker: &mut Worker = self.workers.get_mut(&id).unwrap();
         worker.given.retain(|given| given != job);
         if worker.given.is_empty() {
@@ -308,7 +311,7 @@ impl Ledger {
             let hand = self.jobs.get_mut(job).unwrap();
             let timeout = hand.limits.timeout_ms.or(self.plugins[hand.plugin()].spec.timeout_ms);
             if !std::mem::replace(&mut hand.began, true) {
-                hand.deadline = timeout.map(|timeout| now + timeout);
+                (hand.began_at, hand.deadline) = (Some(now), timeout.map(|timeout| now + timeout));
             }
         }
     }
@@ -318,6 +321,7 @@ impl Ledger {
         let plugin = &self.plugins[hand.plugin()];
         let grace = hand.limits.cancel_grace_ms.unwrap_or(plugin.spec.cancel_grace_ms);
         match hand.stop.as_mut() {
+            Some(stop) if stop.cause == Cause::Behind => *stop = Stop { cause, kill_at: now + grace },
             Some(stop) if cause == Cause::Lost => stop.cause = cause,
             Some(_) => {}
             None => {
@@ -334,17 +338,37 @@ impl Ledger {
             self.plugins.values_mut().for_each(|known| known.warm_elsewhere = false);
         }
         let late = |hand: &Hand| {
-            matches!(hand.at, At::With(_)) && hand.stop.is_none() && hand.deadline.is_some_and(|d| d <= now)
+            let free = hand.stop.is_none_or(|stop| stop.cause == Cause::Behind);
+            matches!(hand.at, At::With(_)) && free && hand.deadline.is_some_and(|d| d <= now)
         };
         let jobs: Vec<JobKey> =
             self.jobs.iter().filter(|(_, hand)| late(hand)).map(|(job, _)| job.clone()).collect();
         for job in jobs {
             self.stop(&job, Cause::TimedOut, now);
         }
+        self.hand_back(now);
         if let Some(queue) = self.ends_saving(|kept| kept.until <= now) {
             self.saving.resting.insert(queue, now + self.config.save_for_ms);
         }
         self.memory_back(now, true);
+    }
+
+    /// Whoever waits behind runs that have lasted for more than a quarter of a second goes back.
+    fn hand_back(&mut self, now: Time) {
+        let kept = |worker: &&Worker| worker.life == Life::Ready && !self.is_overdue(now, worker);
+        let lasts = |job: &JobKey| self.jobs[job].began_at.is_some_and(|began| now - began > 250);
+        let behind = self.workers.values().filter(kept).filter_map(|worker| {
+            let (running, held) = worker.given.split_at_checked(worker.concurrency)?;
+            running.iter().all(lasts).then(|| held.to_vec())
+        });
+        for job in behind.flatten().collect::<Vec<_>>() {
+            let hand = self.jobs.get_mut(&job).unwrap();
+            if hand.stop.is_none() {
+                hand.stop = Some(Stop { cause: Cause::Behind, kill_at: Time::MAX });
+                hand.ask = true;
+                self.plugins.get_mut(&hand.queue.lane.plugin).unwrap().ran(250.0);
+            }
+        }
     }
 
     fn drain(&mut self, exit: bool) {

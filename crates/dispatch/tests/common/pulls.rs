@@ -38,7 +38,7 @@ impl Ledger {
 
     /// Whether runs of a plugin are known to be over before a word of them would arrive.
     pub(crate) fn is_brief(&self, name: &PluginName) -> bool {
-        self.plugins.get(name).is_some_and(|known| known.learned) && super::farm::run_ms(name) < 50.0
+        self.plugins.get(name).and_then(|known| known.run_ms).is_some_and(|run_ms| run_ms < 50.0)
     }
 
     pub(crate) fn pull(&mut self, step: &Step<'_>, queue: &Queue, batch: usize, wait: bool) -> Checked {

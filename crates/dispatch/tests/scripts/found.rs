@@ -43,7 +43,7 @@ fn two_runs_that_do_not_stop_kill_their_worker_once() {
 
 #[test]
 fn a_run_behind_another_has_its_time_from_its_own_start() {
-    let mut t = Talk::swept(PluginSpec { timeout_ms: Some(1_500), ..spec(1, 1) });
+    let mut t = Talk::swept(PluginSpec { timeout_ms: Some(200), ..spec(1, 1) });
     t.learn_short();
     t.running("a");
     t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
@@ -51,13 +51,13 @@ fn a_run_behind_another_has_its_time_from_its_own_start() {
     t.says(Talk::claimed("b"), &["run b on w1"]);
     t.now = 100;
     t.says(Talk::pull_ended("default/normal"), &[]);
-    t.now = 1_500;
+    t.now = 200;
     t.says(Input::Tick, &["cancel a on w1"]);
-    t.now = 1_600;
-    t.says(Talk::ended("a", 1_600.0), &["conclude a: reported"]);
-    t.now = 3_099;
+    t.now = 240;
+    t.says(Talk::ended("a", 240.0), &["conclude a: reported"]);
+    t.now = 439;
     t.says(Input::Tick, &[]);
-    t.now = 3_100;
+    t.now = 440;
     t.says(Input::Tick, &["cancel b on w1"]);
 }
 

@@ -218,3 +218,51 @@ fn an_agent_without_work_exits_at_once() {
     let mut t = Talk::new();
     t.says(Input::StopRequested, &["exit"]);
 }
+
+/// `a` runs, and `b` is held behind it.
+fn one_behind() -> Talk {
+    let mut t = Talk::swept(spec(1, 1));
+    t.learn_short();
+    t.running("a");
+    t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("b"), &["claim b ahead", "pull default/normal 1 wait"]);
+    t.says(Talk::claimed("b"), &["run b on w1"]);
+    t.says(Talk::pull_ended("default/normal"), &[]);
+    t
+}
+
+#[test]
+fn whoever_waits_behind_a_run_that_turns_out_long_is_handed_back() {
+    let mut t = one_behind();
+    t.now = 250;
+    t.says(Input::Tick, &[]);
+    t.now = 251;
+    t.says(Input::Tick, &["cancel b on w1"]);
+    t.now = 5_000;
+    t.says(Input::Tick, &[]); // and its worker is not killed for it
+    t.says(Talk::obeyed("b"), &["conclude b: retry, NotStarted"]);
+    t.says(Talk::settled("b"), &[]);
+    t.says(Talk::bell("normal", "b"), &[]); // nothing is held behind long runs
+    t.says(Talk::ended("a", 5_000.0), &["conclude a: reported", "pull any/urgent 1"]);
+}
+
+#[test]
+fn one_that_begins_before_it_is_handed_back_ends_as_it_does() {
+    let mut t = one_behind();
+    t.now = 300;
+    t.says(Input::Tick, &["cancel b on w1"]);
+    t.says(Talk::ended("a", 300.0), &["conclude a: reported"]);
+    t.says(Talk::cancel("b"), &[]); // it was asked already
+    t.now = 1_299;
+    t.says(Input::Tick, &[]);
+    t.now = 1_300;
+    t.says(Input::Tick, &["kill w1"]);
+    t.says(Talk::exited(1), &["conclude b: cancelled", "pull any/urgent 1"]);
+
+    let mut t = one_behind();
+    t.now = 300;
+    t.says(Input::Tick, &["cancel b on w1"]);
+    t.says(Talk::ended("a", 300.0), &["conclude a: reported"]);
+    let said = t.hears(Talk::ended("b", 1.0));
+    assert_eq!(said[0], "conclude b: reported");
+}
