@@ -59,6 +59,14 @@ impl AgentPlan {
     }
 }
 
+/// Removes a control group once the kernel lets it go.
+fn remove_group(group: &std::path::Path) {
+    let begun = Instant::now();
+    while group.is_dir() && std::fs::remove_dir(group).is_err() && begun.elapsed() < Duration::from_secs(2) {
+        std::thread::yield_now();
+    }
+}
+
 /// A running agent. Dropping it ends it and everything below it.
 pub struct Agent {
     child: Child,
@@ -84,6 +92,21 @@ impl Agent {
     /// Everything that it started.
     pub fn descendants(&self) -> Vec<u32> {
         descendants(self.pid())
+    }
+
+    /// Its supervisors.
+    pub fn supervisors(&self) -> Vec<u32> {
+        let is_one = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|b| *b == 0).nth(1) == Some(b"supervise")
+        };
+        self.descendants().into_iter().filter(is_one).collect()
+    }
+
+    /// The parents of its workers' control groups; none where it has no control groups.
+    pub fn groups(&self) -> Vec<PathBuf> {
+        let list = std::fs::read_to_string(self.plan.state.join("isolation-groups")).unwrap_or_default();
+        list.lines().map(PathBuf::from).collect()
     }
 
     /// Waits until it has so many processes of this name below it, and gives everything below it.
@@ -132,6 +155,14 @@ impl Drop for Agent {
             if is_alive(pid) {
                 signal(pid, Signal::KILL);
             }
+        }
+        // An agent that is killed tidies up in its next life; this one has none.
+        for group in self.groups() {
+            for inner in std::fs::read_dir(&group).into_iter().flatten().flatten() {
+                let _ = std::fs::write(inner.path().join("cgroup.kill"), "1");
+                remove_group(&inner.path());
+            }
+            remove_group(&group);
         }
         if std::thread::panicking() {
             let log = self.log();

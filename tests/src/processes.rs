@@ -47,6 +47,18 @@ pub fn left(pids: &[u32]) -> Vec<u32> {
     pids.iter().copied().filter(|pid| is_alive(*pid)).collect()
 }
 
+/// Every living process whose environment has this mark of a worker.
+pub fn marked(mark: &str) -> Vec<u32> {
+    let wanted = format!("GRANGE_WORKER={mark}");
+    let carries = |pid: &u32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|b| *b == 0).any(|entry| entry == wanted.as_bytes())
+    };
+    let entries = std::fs::read_dir("/proc").expect("/proc is there").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(carries).filter(|pid| is_alive(*pid)).collect()
+}
+
 /// Waits until all of `pids` are gone.
 pub async fn all_gone(pids: &[u32], limit: Duration) {
     eventually("the processes are gone", limit, async || match left(pids) {

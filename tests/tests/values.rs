@@ -41,8 +41,14 @@ async fn at_work(farm: &Farm) -> (grange_tests::Agent, Client) {
 async fn no_scratch_is_left(agent: &grange_tests::Agent) {
     let folder = agent.plan().state.join("scratch");
     eventually("no scratch folder is left", Duration::from_secs(10), async || {
-        let found = std::fs::read_dir(&folder).into_iter().flatten();
-        match found.map(|entry| entry.unwrap().path()).collect::<Vec<_>>() {
+        // A worker that is there keeps its folder, with an empty one for temporary files in it.
+        let inside = |folder: &Path| -> Vec<PathBuf> {
+            let found = std::fs::read_dir(folder).into_iter().flatten();
+            found.map(|entry| entry.unwrap().path()).collect()
+        };
+        let found = inside(&folder).into_iter().flat_map(|worker| inside(&worker));
+        let left = found.filter(|path| !path.ends_with("tmp") || !inside(path).is_empty());
+        match left.collect::<Vec<_>>() {
             none if none.is_empty() => Ok(()),
             some => Err(format!("{some:?}")),
         }

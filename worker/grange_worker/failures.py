@@ -5,12 +5,14 @@ Owns: type, message and traceback of an exception, with their size limits. Never
 
 from __future__ import annotations
 
+import errno
 import os
 from types import TracebackType
 from typing import Any
 
 MESSAGE_CHARS = 8 * 1024  # longer messages keep their beginning
 TRACEBACK_CHARS = 32 * 1024  # longer tracebacks keep their beginning and their end
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -42,6 +44,18 @@ def is_bad_call(error: BaseException, function: Any, args: list[Any], kwargs: di
         return True
     except ValueError:  # a builtin without a signature
         return False
+    return False
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Say whether the system refused to write because a disk or a quota is full, here or in what led to it."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if isinstance(link, OSError) and link.errno in _DISK_FULL:
+            return True
+        link = link.__cause__ or link.__context__
     return False
 
 

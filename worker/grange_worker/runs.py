@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any, Callable
 
 from . import streaming
-from .failures import describe, is_bad_call
+from .failures import describe, is_bad_call, is_disk_full
 from .link import Link, TooLargeError, to_json
 from .output import Log
 from .plugin import Plugin, set_quietly
@@ -132,6 +132,8 @@ class Runner:
             kind = "too_large"
         elif isinstance(error, BadArgumentsError) or self._is_bad_call(run, error):
             kind = "bad_arguments"
+        elif is_disk_full(error):
+            kind = "out_of_disk"
         else:
             kind = "raised"
         if isinstance(error, Cancelled):

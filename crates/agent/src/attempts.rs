@@ -8,6 +8,7 @@ use crate::clock::unix_ms;
 use crate::events::EventLog;
 use crate::news::HouseEvent;
 use crate::restore::TicketCopy;
+use crate::scratch::WorkerFolder;
 use crate::values;
 use bytes::Bytes;
 use grange_broker_client::dead::{self, Dead};
@@ -21,6 +22,7 @@ use grange_protocol::record::{Fence, Outcome, Record, State, Usage};
 use grange_protocol::subject::JobKey;
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -70,6 +72,8 @@ pub struct Settlement {
     pub events: Option<EventLog>,
     /// The run's folder.
     pub scratch: PathBuf,
+    /// The worker's folder, which holds that of the run.
+    pub folder: Option<Arc<WorkerFolder>>,
     /// Largest inline result, bytes.
     pub inline_bytes: usize,
     /// Largest file, bytes.

@@ -3,10 +3,12 @@
 //! Resolution is a function of (arguments, environment, file text): tests never touch the process's environment.
 
 mod host;
+mod isolation;
 mod limits;
 mod scheduling;
 
 pub use host::{FixedGpu, GpuConfig, InventoryConfig, Overrun, ReserveConfig};
+pub use isolation::IsolationConfig;
 pub use limits::Limits;
 pub use scheduling::SchedulingConfig;
 
@@ -92,6 +94,8 @@ pub struct Config {
     pub reserve: ReserveConfig,
     /// How GPUs are watched.
     pub gpu: GpuConfig,
+    /// How workers are kept apart.
+    pub isolation: IsolationConfig,
     /// Limits.
     pub limits: Limits,
     /// What goes first.
@@ -112,6 +116,7 @@ impl Default for Config {
             inventory: InventoryConfig::default(),
             reserve: ReserveConfig::default(),
             gpu: GpuConfig::default(),
+            isolation: IsolationConfig::default(),
             limits: Limits::default(),
             scheduling: SchedulingConfig::default(),
         }
@@ -260,6 +265,7 @@ impl Config {
         }
         self.gpu.check(&range)?;
         self.inventory.check()?;
+        self.isolation.check(&range)?;
         self.limits.check(&range)?;
         self.scheduling.check(&range)
     }

@@ -142,7 +142,8 @@ impl Environments {
     /// Runs a tool under a supervisor, as a worker is: whatever it starts ends with this agent, or at the limit.
     async fn run(&self, command: Vec<String>) -> Result<(), EnvironmentError> {
         let shown = command.join(" ");
-        let program = Program { command, env: self.environment.clone(), folder: self.folder.clone() };
+        let (env, folder) = (self.environment.clone(), self.folder.clone());
+        let program = Program { command, env, folder, ..Program::default() };
         let failed = |output: String| EnvironmentError::Tool { command: shown.clone(), output };
         let started = start("uv", program).map_err(|e| failed(crate::causes::chain(&e)))?;
         let Started { mut supervisor, orders, mut reports, link, stdout, stderr, .. } = started;

@@ -18,6 +18,7 @@ pub use rooms::Rooms;
 
 use crate::bells::Bells;
 use crate::cache::Cache;
+use crate::cage::Isolation;
 use crate::claims::Claims;
 use crate::config::Config;
 use crate::farm::FarmRooms;
@@ -50,6 +51,8 @@ pub struct House {
     pub objects: Objects,
     /// Where inputs come from.
     pub cache: Cache,
+    /// How workers are kept apart.
+    pub isolation: Isolation,
     /// What is held, on disk.
     pub journal: Journal,
     /// Until when what is held is surely ours.

@@ -5,6 +5,7 @@
 pub mod attempts;
 pub mod bells;
 pub mod cache;
+pub mod cage;
 pub mod carrier;
 pub mod causes;
 pub mod claims;
@@ -35,8 +36,10 @@ pub mod quarantine;
 pub mod recovery;
 pub mod restore;
 pub mod run;
+pub mod scratch;
 pub mod supervise;
 pub mod tickets;
+pub mod tree;
 pub mod universal;
 pub mod values;
 pub mod worker;

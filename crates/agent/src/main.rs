@@ -60,6 +60,12 @@ enum Role {
     ExecWorker {
         /// The process that has to be the parent
         parent: i32,
+        /// A control group that it enters
+        #[arg(long)]
+        cgroup: Vec<PathBuf>,
+        /// Its limit of open files
+        #[arg(long)]
+        open_files: Option<u64>,
         /// The program and its arguments
         #[arg(last = true)]
         command: Vec<String>,
@@ -70,7 +76,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.role {
         Some(Role::Supervise) => supervise::run(),
-        Some(Role::ExecWorker { parent, command }) => supervise::exec_worker(parent, &command),
+        Some(Role::ExecWorker { parent, cgroup, open_files, command }) => {
+            supervise::exec_worker(&supervise::Entrance { parent, groups: cgroup, open_files }, &command)
+        }
         None => agent(cli.options),
     }
 }

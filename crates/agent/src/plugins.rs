@@ -16,28 +16,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Variables of the agent's environment that a worker gets, by name.
-const PASSED: [&str; 16] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "LANG",
-    "LANGUAGE",
-    "TZ",
-    "TMPDIR",
-    "TERM",
-    "LD_LIBRARY_PATH",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "REQUESTS_CA_BUNDLE",
-    "HF_HOME",
-    "TORCH_HOME",
-];
-/// And by how the name begins.
-const PASSED_PREFIXES: [&str; 9] =
-    ["LC_", "XDG_", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "HF_HUB_", "PYTHONHASHSEED"];
 /// What CUDA reads: the GPUs that a process sees.
 const VISIBLE_GPUS: &str = "CUDA_VISIBLE_DEVICES";
 /// Longest time that asking an interpreter for its place may take.
@@ -227,24 +205,16 @@ async fn real_interpreter(python: &str) -> Result<PathBuf, String> {
 }
 
 impl Plugin {
-    /// What its worker process is started with. `host_env` is the agent's environment; `gpus` are those that it was
-    /// given. Only a plugin whose manifest says nothing of resources, and whose jobs do not either, sees what the host
-    /// or its manifest shows it.
-    pub fn program(&self, launch: &Launch, host_env: &BTreeMap<String, String>, gpus: &[String]) -> Program {
-        let passed = |name: &&String| {
-            PASSED.contains(&name.as_str()) || PASSED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        };
-        let mut env: BTreeMap<String, String> = host_env
-            .iter()
-            .filter(|(name, _)| passed(name))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
+    /// What its worker process is started with. `env` is what workers get of the agent's environment; `gpus` are those
+    /// that it was given. Only a plugin whose manifest says nothing of resources, and whose jobs do not either, sees what
+    /// the host or its manifest shows it.
+    pub fn program(&self, launch: &Launch, mut env: BTreeMap<String, String>, gpus: &[String]) -> Program {
         env.insert("GRANGE_PLUGIN".to_owned(), self.manifest.name.to_string());
         env.extend(self.manifest.env_vars.clone());
         if self.manifest.resources.is_some() || !gpus.is_empty() {
             env.insert(VISIBLE_GPUS.to_owned(), gpus.join(","));
         }
-        Program { command: launch.command.clone(), env, folder: self.folder.clone() }
+        Program { command: launch.command.clone(), env, folder: self.folder.clone(), ..Program::default() }
     }
 
     /// What its worker is told first.
@@ -290,24 +260,6 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_the_agent_stay_with_it() {
-        let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), "p.json", r#"{"name":"p","module":"m","class":"C","env_vars":{"A":"1"}}"#);
-        let found = discover(&[folder.path().into()]);
-        let host = [
-            ("PATH", "/bin"),
-            ("GRANGE_BROKER_PASSWORD", "x"),
-            ("AWS_SECRET_ACCESS_KEY", "y"),
-            ("LC_ALL", "C"),
-        ];
-        let host = host.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let launch = Launch { command: vec!["x".into()], paths: vec![] };
-        let env = found.plugins.values().next().unwrap().program(&launch, &host, &[]).env;
-        let names: Vec<&str> = env.keys().map(String::as_str).collect();
-        assert_eq!(names, ["A", "GRANGE_PLUGIN", "LC_ALL", "PATH"]);
-    }
-
-    #[test]
     fn a_worker_sees_the_gpus_that_it_was_given() {
         let folder = tempfile::tempdir().unwrap();
         let manifest = |name: &str, resources: &str| {
@@ -321,7 +273,7 @@ mod tests {
         let launch = Launch { command: vec!["x".into()], paths: vec![] };
         let seen = |name: &str, gpus: &[&str]| {
             let gpus: Vec<String> = gpus.iter().map(|gpu| (*gpu).to_owned()).collect();
-            found[name].program(&launch, &BTreeMap::new(), &gpus).env[VISIBLE_GPUS].clone()
+            found[name].program(&launch, BTreeMap::new(), &gpus).env[VISIBLE_GPUS].clone()
         };
         assert_eq!(seen("asks", &["GPU-a", "GPU-b"]), "GPU-a,GPU-b");
         assert_eq!(seen("asks", &[]), "");

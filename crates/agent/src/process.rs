@@ -101,7 +101,7 @@ fn first_order(
     program: &Program,
     link: std::os::fd::BorrowedFd<'_>,
 ) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(&Order::Start(program.clone()))?;
+    let mut line = serde_json::to_vec(&Order::Start(Box::new(program.clone())))?;
     line.push(b'\n');
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);

@@ -2,6 +2,7 @@
 
 use crate::bells::Bells;
 use crate::cache::Cache;
+use crate::cage::Isolation;
 use crate::claims::Claims;
 use crate::clock::unix_ms;
 use crate::config::Config;
@@ -16,7 +17,7 @@ use crate::news::{HouseEvent, NEWS_CAPACITY};
 use crate::permits::Permits;
 use crate::plugins::{Workshop, discover};
 use crate::pulls::Pulls;
-use crate::{control, inventory, recovery, universal};
+use crate::{control, inventory, recovery, scratch, universal};
 use anyhow::{Context as _, Result, bail};
 use futures_util::future::join_all;
 use grange_broker_client::connect::{Broker, Options};
@@ -74,6 +75,7 @@ pub async fn run(config: Config, environment: BTreeMap<String, String>, host: St
     tracing::info!(agent = %house.claims.me.agent, "agent is up");
     let leave = work(&mut house, &mut news, &mut signals).await?;
     house.end_tasks().await;
+    house.isolation.close();
     farewell(&house.claims.broker, &house.status()).await;
     Ok(leave)
 }
@@ -117,6 +119,19 @@ async fn connect(config: &Config) -> Result<Broker> {
     Ok(broker)
 }
 
+/// Ends what dead lives left behind, then finds out how workers can be kept apart.
+async fn isolate(config: &Config) -> Result<Isolation> {
+    let (state, level) = (config.state_dir.clone(), config.isolation.level);
+    let opened = tokio::task::spawn_blocking(move || {
+        let isolation = Isolation::open(&state, level);
+        scratch::sweep(&state.join("scratch"));
+        isolation
+    });
+    let isolation = opened.await.context("nobody can say how workers are kept apart")??;
+    tracing::info!(level = isolation.level(), notices = ?isolation.notices, "isolation");
+    Ok(isolation)
+}
+
 type Up = (House, mpsc::Receiver<HouseEvent>, Vec<Entry>);
 
 async fn come_up(config: Config, environment: BTreeMap<String, String>, host: String) -> Result<Up> {
@@ -124,13 +139,13 @@ async fn come_up(config: Config, environment: BTreeMap<String, String>, host: St
     let rooms = Rooms::new(&config);
     // The `host` that jobs ask for is the agent's name: that is what people see.
     let inventory = inventory::start(&config, config.agent().as_str(), rooms.began()).await?;
+    let isolation = isolate(&config).await?;
     let broker = connect(&config).await?;
     let incarnation = Incarnation::new(uuid::Uuid::now_v7().simple().to_string())?;
     let me = Holder { agent: config.agent(), incarnation };
     let objects = Objects::open(&config.objects_url(), &environment).await?;
     let cache = Cache::open(objects.clone(), config.state_dir.join("cache"), config.objects.cache_max_bytes)
         .context("the cache folder cannot be made")?;
-    let _ = std::fs::remove_dir_all(config.state_dir.join("scratch"));
     let (journal, leftovers) = Journal::open(&config.state_dir.join("journal"))?;
     let (news, heard) = mpsc::channel(NEWS_CAPACITY);
     let farm = FarmRooms::new(&broker, options(&config), config.limits.keep_records(), news.clone());
@@ -171,6 +186,7 @@ async fn come_up(config: Config, environment: BTreeMap<String, String>, host: St
         bells,
         objects,
         cache,
+        isolation,
         journal,
         workshop,
         environment,

@@ -54,7 +54,7 @@ pub async fn store_files(
     output_bytes: u64,
     left: Left,
 ) -> Result<Json, Failure> {
-    let mut tree = read_tree(value, FailureKind::Unserialisable)?;
+    let mut tree = read_tree(value, FailureKind::Unserialisable).map_err(|failure| *failure)?;
     let mut files: Vec<LocalFile> = Vec::new();
     let malformed = |e: ObjectError| Failure::new(FailureKind::Unserialisable, e.to_string());
     replace_files(&mut tree, &mut |file| {
@@ -77,8 +77,9 @@ pub async fn store_files(
 }
 
 /// Reads a value as a tree. What is nested deeper than the reader goes is no tree, and must not pass for nothing.
-fn read_tree(value: &Json, kind: FailureKind) -> Result<Value, Failure> {
-    value.read().map_err(|e| Failure::new(kind, format!("a value with files cannot be read: {e}")))
+fn read_tree(value: &Json, kind: FailureKind) -> Result<Value, Box<Failure>> {
+    let said = |e| Box::new(Failure::new(kind, format!("a value with files cannot be read: {e}")));
+    value.read().map_err(said)
 }
 
 async fn store_file(
@@ -120,7 +121,7 @@ pub fn has_objects(value: &Json) -> bool {
 /// Fetches every object of the arguments into the run's scratch folder and puts paths in their places.
 pub async fn fetch_inputs(cache: &Cache, value: &Json, scratch: &Path) -> Result<Json, Failure> {
     let invalid = |e: ObjectError| Failure::new(FailureKind::InvalidInput, e.to_string());
-    let mut tree = read_tree(value, FailureKind::InvalidInput)?;
+    let mut tree = read_tree(value, FailureKind::InvalidInput).map_err(|failure| *failure)?;
     let wanted = list_objects(&tree).map_err(invalid)?;
     let mut paths = Vec::with_capacity(wanted.len());
     for (place, object) in wanted.iter().enumerate() {

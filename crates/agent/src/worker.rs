@@ -2,13 +2,16 @@
 //!
 //! Owns the supervisor's handle, the link's two tasks and the log pipes. Never decides when to start or to stop.
 
+use crate::cage::MARK;
 use crate::events::EventLog;
 use crate::gone::Gone;
 use crate::link::{FrameWriter, Reader, Sinks, write};
 use crate::logs::{Tail, drain};
 use crate::news::HouseEvent;
 use crate::process::{self, Started, next_report};
-use crate::supervise::{Order, Program};
+use crate::scratch::WorkerFolder;
+use crate::supervise::{Order, Program, Report};
+use crate::tree;
 use grange_broker_client::objects::Objects;
 use grange_dispatch::WorkerId;
 use grange_protocol::event::LogLine;
@@ -34,6 +37,8 @@ pub struct WorkerPlan {
     pub plugin: String,
     /// What to run.
     pub program: Program,
+    /// Its folder.
+    pub folder: Arc<WorkerFolder>,
     /// What it is told first.
     pub load: Load,
     /// Longest line of its logs, bytes.
@@ -137,6 +142,9 @@ async fn live(
     }
     drop(orders);
     let _ = supervisor.wait().await;
+    if !matches!(last, Some(Report::Ended { .. } | Report::NotStarted(_))) {
+        end_unsupervised(&plan.program).await;
+    }
     // Everything is dead: what is left in the pipes and the link is all there will be.
     for pipe in [reading, out, err] {
         let abort = pipe.abort_handle();
@@ -145,8 +153,22 @@ async fn live(
         }
     }
     writing.abort();
-    let gone = Gone { report: last, stderr: tail.text() };
+    let gone = Gone { report: last, stderr: tail.text(), bounds: plan.program.bounds };
+    drop(plan.folder);
     let _ = news.send(HouseEvent::Gone(plan.worker, gone)).await;
+}
+
+/// A supervisor that was killed could not end what it held. The worker itself goes with it; what that started may not.
+async fn end_unsupervised(program: &Program) {
+    let (cage, mark) = (program.cage.clone(), program.env.get(MARK).cloned());
+    let ending = tokio::task::spawn_blocking(move || {
+        cage.clear();
+        mark.map_or(0, |mark| tree::kill_marked(MARK, &mark))
+    });
+    match ending.await {
+        Ok(left) => tracing::warn!(left, "a supervisor ended without a word; what it held was killed"),
+        Err(error) => tracing::error!(%error, "what a dead supervisor held could not be killed"),
+    }
 }
 
 /// Takes the lines of a pipe: to the only run that goes on, and to the agent's own log.

@@ -37,6 +37,8 @@ pub struct PluginLimits {
     pub keep_warm_s: Option<u32>,
     /// Longest time of a run without a chunk, progress or log line, seconds; None: no limit.
     pub idle_timeout_s: Option<u32>,
+    /// Most host memory of a worker, MiB; None: what it was given.
+    pub memory_mb: Option<u64>,
 }
 
 impl Default for PluginLimits {
@@ -47,6 +49,7 @@ impl Default for PluginLimits {
             cancel_grace_s: 5,
             keep_warm_s: None,
             idle_timeout_s: None,
+            memory_mb: None,
         }
     }
 }

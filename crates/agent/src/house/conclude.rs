@@ -42,6 +42,7 @@ impl House {
             copy: TicketCopy::of(&held.delivery),
             events: held.events.clone(),
             scratch: held.scratch.clone(),
+            folder: held.folder.take(),
             inline_bytes: self.config.limits.inline_bytes,
             output_bytes: self.config.limits.output_max_bytes,
             usage,

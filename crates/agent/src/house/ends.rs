@@ -113,11 +113,15 @@ impl House {
             return Some(Input::WorkerFailed { worker, failure: Box::new(failure) });
         }
         let by_deadline = gone.was_killed() && !entry.told_to_end;
-        let (cause, failure) = if by_deadline {
+        let excess = gone.excess_failure(entry.plugin.as_str());
+        let (cause, failure) = if let Some(failure) = excess {
+            (RetryCause::WorkerCrashed, failure)
+        } else if by_deadline {
             let text = "the lease ended: the broker was out of reach for too long, so the run was stopped";
             (RetryCause::HostLost, Failure::new(FailureKind::HostLost, text))
         } else {
-            let crash = || crash_failure(code, signal, &gone.stderr);
+            let crash =
+                || Failure { peak_ram_mb: gone.peak_ram_mb(), ..crash_failure(code, signal, &gone.stderr) };
             (RetryCause::WorkerCrashed, entry.failure.unwrap_or_else(crash))
         };
         for job in entry.runs.values() {
@@ -135,6 +139,7 @@ fn plugin_failure(kind: &str, raised: Raised) -> Failure {
         "unserialisable" => FailureKind::Unserialisable,
         "bad_arguments" => FailureKind::InvalidInput,
         "too_large" => FailureKind::OutputTooLarge,
+        "out_of_disk" => FailureKind::OutOfDisk,
         _ => FailureKind::PluginFailed,
     };
     Failure::new(kind, &raised.message).raised(raised.class, Some(&raised.traceback))

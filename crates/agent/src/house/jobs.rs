@@ -48,6 +48,7 @@ impl House {
                     stop_early: false,
                     events: None,
                     scratch: PathBuf::new(),
+                    folder: None,
                     ending: None,
                     usage: Usage::default(),
                 };

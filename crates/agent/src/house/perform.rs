@@ -3,9 +3,11 @@
 use super::House;
 use super::rooms::WorkerEntry;
 use crate::attempts::ring;
+use crate::cage::MARK;
 use crate::claims::{ClaimEnd, OWNER_FULL_MS};
 use crate::clock::boot_ms;
 use crate::news::HouseEvent;
+use crate::scratch::WorkerFolder;
 use crate::supervise::Order;
 use crate::worker::{WorkerPlan, start};
 use grange_dispatch::{Action, Grant, Input, WorkerId};
@@ -14,6 +16,7 @@ use grange_protocol::frame::ToWorker;
 use grange_protocol::name::PluginName;
 use grange_protocol::subject::JobKey;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a worker that was let go may take to clean up, milliseconds.
@@ -88,10 +91,25 @@ impl House {
         };
         let Some(plugin) = self.plugins.get(name) else { return fail(format!("`{name}` is gone")) };
         let Some(launch) = &plugin.launch else { return fail(format!("`{name}` is not prepared")) };
+        let isolation = &self.config.isolation;
+        let label = format!("{}-{}", self.claims.me.incarnation, worker.0);
+        let folder = match WorkerFolder::make(&self.config.state_dir.join("scratch"), &label) {
+            Ok(folder) => Arc::new(folder),
+            Err(error) => {
+                return fail(format!("a folder for the worker of `{name}` cannot be made: {error}"));
+            }
+        };
+        let mut program = plugin.program(launch, isolation.passed(&self.environment), &grant.devices);
+        program.env.insert("TMPDIR".to_owned(), folder.temporary().to_string_lossy().into_owned());
+        program.env.insert(MARK.to_owned(), self.isolation.mark(&label));
+        program.cage = self.isolation.cage(&label);
+        program.bounds = isolation.bounds(plugin.manifest.limits.memory_mb, grant.ram_mb);
+        program.scratch = Some(folder.path().to_owned());
         let plan = WorkerPlan {
             worker,
             plugin: name.to_string(),
-            program: plugin.program(launch, &self.environment, &grant.devices),
+            folder: folder.clone(),
+            program,
             load: plugin.load(launch, &self.config.limits),
             log_line_bytes: self.config.limits.log_line_max_bytes,
             inline_bytes: self.config.limits.inline_bytes,
@@ -112,6 +130,7 @@ impl House {
         tracing::info!(plugin = %name, worker = worker.0, supervisor, gpus, "worker starting");
         let entry = WorkerEntry {
             handle,
+            folder,
             plugin: name.clone(),
             grant,
             began: boot_ms(),

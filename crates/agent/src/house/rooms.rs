@@ -11,6 +11,7 @@ use crate::heartbeat::Coverage;
 use crate::inventory::Look;
 use crate::permits::Permit;
 use crate::quarantine::QuarantineFile;
+use crate::scratch::WorkerFolder;
 use crate::supervise::Order;
 use crate::tickets::Delivery;
 use crate::worker::WorkerHandle;
@@ -41,6 +42,8 @@ pub(super) struct Held {
     pub(super) stop_early: bool,
     pub(super) events: Option<EventLog>,
     pub(super) scratch: PathBuf,
+    /// The worker's folder, which holds that of the run.
+    pub(super) folder: Option<Arc<WorkerFolder>>,
     pub(super) ending: Option<Ending>,
     pub(super) usage: Usage,
 }
@@ -56,6 +59,8 @@ pub(super) struct Claimed {
 /// A worker that was started.
 pub(super) struct WorkerEntry {
     pub(super) handle: WorkerHandle,
+    /// Its folder.
+    pub(super) folder: Arc<WorkerFolder>,
     pub(super) plugin: PluginName,
     /// What of the host it has.
     pub(super) grant: Grant,
@@ -79,7 +84,7 @@ pub(super) struct WorkerEntry {
 impl WorkerEntry {
     pub(super) fn kill(&mut self) {
         self.told_to_end = true;
-        self.handle.order(Order::Kill);
+        self.handle.order(Order::Terminate);
     }
 }
 

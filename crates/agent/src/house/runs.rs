@@ -26,8 +26,8 @@ impl House {
         held.gpus.clone_from(&entry.grant.devices);
         // Models stay loaded: what was seen before this run is its as well.
         held.usage.peak_vram_mb = entry.vram_mb;
-        held.scratch =
-            self.config.state_dir.join("scratch").join(format!("{}-{}", job.job, claim.fence.claim));
+        held.scratch = entry.folder.path().join(format!("{}-{}", job.job, claim.fence.claim));
+        held.folder = Some(entry.folder.clone());
         let written = self.journal.begin(Entry {
             owner: job.owner.clone(),
             job: job.job.clone(),

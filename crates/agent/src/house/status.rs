@@ -28,7 +28,7 @@ impl House {
             } else {
                 AgentState::Ready
             },
-            isolation: "process".to_owned(),
+            isolation: self.isolation.level().to_owned(),
             started_ms: self.started_ms,
             capacity: with_grants(self.rooms.host.look.capacity.clone(), &self.rooms.core.host()),
             attempts: held.collect(),
@@ -48,6 +48,7 @@ impl House {
         let trouble = self.rooms.queues.trouble.iter();
         self.notices
             .iter()
+            .chain(&self.isolation.notices)
             .chain(&host.look.notices)
             .chain(trouble)
             .chain(host.warnings.values())

@@ -150,7 +150,7 @@ pub enum FromWorker<'a> {
         run: u64,
         /// What was raised.
         raised: Raised,
-        /// `raised`, `unserialisable`, `bad_arguments` or `too_large`.
+        /// `raised`, `unserialisable`, `bad_arguments`, `too_large` or `out_of_disk`.
         kind: String,
         /// After a cancel.
         cancelled: bool,

@@ -178,6 +178,9 @@ fn facts(status: &AgentStatus, age: Duration, look: Look) -> Vec<String> {
     let up =
         if status.started_ms == 0 { String::new() } else { format!(", up {}", up.trim_end_matches(" ago")) };
     fact("build", format!("{}{up}, heard {}", status.version, heard(age)).into());
+    if !status.isolation.is_empty() {
+        fact("isolation", status.isolation.as_str().into());
+    }
     fact("cores", format!("{} of {} can be given", capacity.cpus_grantable, capacity.cpus).into());
     let free = units::mib(capacity.ram_grantable_mb);
     fact("memory", format!("{free} of {} can be given", units::mib(capacity.ram_mb)).into());
