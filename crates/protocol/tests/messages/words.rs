@@ -138,6 +138,7 @@ fn full_manifest() -> Manifest {
             cancel_grace_s: 10,
             keep_warm_s: Some(900),
             idle_timeout_s: Some(300),
+            memory_mb: Some(8192),
         },
         retry: retry_policy(),
         other: BTreeMap::from([(text("homepage"), json!("https://example.org"))]),
