@@ -36,6 +36,19 @@ bench: tools ## one JSON document on stdout; SECTION=latency runs a part
 	$(CARGO) build --release --locked --bins --workspace 1>&2; \
 	$(CARGO) run --release --locked -q -p grange-bench -- $(SECTION)
 
+SEED ?= 1
+SECS ?= 60
+PROFILE ?= all
+AGENTS ?= 3
+BROKERS ?= 1
+CHAOS := target/debug/grange-chaos
+CHAOS_TOOLS = export GRANGE_NATS_SERVER=$(call tool,nats-server) GRANGE_UV=$(call tool,uv)
+
+.PHONY: chaos
+chaos: build tools ## one seeded run under faults: SEED=1 SECS=60 PROFILE=all AGENTS=3 BROKERS=1, or REPLAY=file
+	@$(CHAOS_TOOLS); $(CHAOS) --seed $(SEED) --secs $(SECS) --profile $(PROFILE) --agents $(AGENTS) \
+	  --brokers $(BROKERS) --shrink 12 $(if $(REPLAY),--replay $(REPLAY))
+
 .PHONY: build
 build: ## all programs, for tests
 	$(CARGO) build --locked --workspace --bins

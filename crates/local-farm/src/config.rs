@@ -65,7 +65,7 @@ fn authorization(login: &Login) -> Result<String, String> {
 fn cluster(seat: &ClusterSeat) -> Result<String, String> {
     let routes: Vec<String> = seat.routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
     Ok(format!(
-        "cluster {{\n  name: {}\n  listen: \"127.0.0.1:{}\"\n  routes: [{}]\n}}\n",
+        "cluster {{\n  name: {}\n  listen: \"127.0.0.1:{}\"\n  routes: [{}]\n  no_advertise: true\n}}\n",
         quoted(&seat.name)?,
         seat.port,
         routes.join(", ")
