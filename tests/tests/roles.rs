@@ -66,7 +66,7 @@ async fn a_submitter_works(site: &Site, admin: &Client) {
     does(&format!("result {ticked} --wait")).await;
     assert_eq!(does("cron list").await, "often");
     does("cron remove often").await;
-    let batch = does("submit echo --array 1-3 --detach").await;
+    let batch = does("submit echo --array 1-3 --arg text=n{} --detach").await;
     does(&format!("wait --batch {batch}")).await;
 
     let gate = format!("submit gate until={} --detach", site.path("never").display());
