@@ -29,7 +29,11 @@ class StoppedError(Exception):
 def say(**line):
     """Append one line to the witness file."""
     line["at_ns"] = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    handle = os.open(os.path.join(FOLDER, "witness.jsonl"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    handle = os.open(
+        os.path.join(FOLDER, "witness.jsonl"),
+        os.O_WRONLY | os.O_APPEND | os.O_CREAT,
+        0o644,
+    )
     try:
         os.write(handle, (json.dumps(line) + "\n").encode())
     finally:
@@ -58,7 +62,9 @@ class Execution:
         self.digest = hashlib.sha256()
         self.chunks = 0
         self.locks = []
-        gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+        gpus = [
+            gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu
+        ]
         say(
             line="start",
             execution=self.id,
@@ -69,7 +75,9 @@ class Execution:
             pid=os.getpid(),
             ticks=began(os.getpid()),
             input_sha256=hashlib.sha256(payload.encode()).hexdigest(),
-            secrets=[name for name, value in os.environ.items() if "canary" in value.lower()],
+            secrets=[
+                name for name, value in os.environ.items() if "canary" in value.lower()
+            ],
         )
         for name in [f"job-{job}", *(f"gpu-{gpu}" for gpu in gpus)]:
             self._lock(name)
@@ -82,7 +90,13 @@ class Execution:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(line="taken", execution=self.id, job=self.job, attempt=self.attempt, lock=name)
+            say(
+                line="taken",
+                execution=self.id,
+                job=self.job,
+                attempt=self.attempt,
+                lock=name,
+            )
         self.locks.append(handle)
 
     def leave_a_child(self):
@@ -117,7 +131,11 @@ class Execution:
             os.close(handle)
 
     def result(self):
-        return {"execution": self.id, "chunks": self.chunks, "digest": self.digest.hexdigest()}
+        return {
+            "execution": self.id,
+            "chunks": self.chunks,
+            "digest": self.digest.hexdigest(),
+        }
 
 
 class Chaos:
@@ -137,11 +155,17 @@ class Chaos:
     def cancel(self):
         return True
 
-    def _run(self, job, payload="", seconds=0.0, chunks=0, lines=0, fates=(), deaf=False):
+    def _run(
+        self, job, payload="", seconds=0.0, chunks=0, lines=0, fates=(), deaf=False
+    ):
         execution = Execution(job, payload, lines)
         how = "raised"
         try:
-            fate = fates[execution.attempt - 1] if execution.attempt <= len(fates) else "return"
+            fate = (
+                fates[execution.attempt - 1]
+                if execution.attempt <= len(fates)
+                else "return"
+            )
             if fate == "leave_child":
                 execution.leave_a_child()
             for index in range(chunks):
