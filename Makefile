@@ -49,6 +49,30 @@ chaos: build tools ## one seeded run under faults: SEED=1 SECS=60 PROFILE=all AG
 	@$(CHAOS_TOOLS); $(CHAOS) --seed $(SEED) --secs $(SECS) --profile $(PROFILE) --agents $(AGENTS) \
 	  --brokers $(BROKERS) --shrink 12 $(if $(REPLAY),--replay $(REPLAY))
 
+# Seeds that every change has to pass, and two of this hour.
+CHAOS_FIXED := 1 2 3 4
+CHAOS_SECS ?= 60
+
+.PHONY: test-chaos
+test-chaos: build tools ## 4 fixed and 2 random seeds under faults
+	@$(CHAOS_TOOLS); failed=0; for seed in $(CHAOS_FIXED) $$((RANDOM + 100)) $$((RANDOM + 100)); do \
+	  echo "chaos seed $$seed"; \
+	  $(CHAOS) --seed $$seed --secs $(CHAOS_SECS) --profile all --brokers $$((seed % 3 == 0 ? 3 : 1)) || failed=1; \
+	done; exit $$failed
+
+# Each bug of crates/agent/src/planted.rs in an agent of its own build; the harness must catch it within 50 seeds.
+PLANTED := IgnoreFence EarlyAck NoDeadline KillOnlyWorker HastyTakeover ForgetCancel LeakEnvironment CrashIsSuccess \
+  LoseChunks KeepScratch
+
+.PHONY: chaos-bugs
+chaos-bugs: tools ## whether the harness finds the bugs that are planted for it
+	$(CARGO) build --locked --target-dir target/planted -p grange-chaos -p grange-fake-nvml -p grange-agent \
+	  --features grange-agent/planted-bugs
+	@$(CHAOS_TOOLS); failed=0; for bug in $(PLANTED); do \
+	  echo "planted bug $$bug"; \
+	  GRANGE_PLANTED_BUG=$$bug target/planted/debug/grange-chaos --hunt --seeds 50 --secs 20 --rate 12 || failed=1; \
+	done; exit $$failed
+
 .PHONY: build
 build: ## all programs, for tests
 	$(CARGO) build --locked --workspace --bins

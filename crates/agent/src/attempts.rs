@@ -7,6 +7,7 @@ use crate::claims::Claims;
 use crate::clock::unix_ms;
 use crate::events::EventLog;
 use crate::news::HouseEvent;
+use crate::planted::{self, Bug};
 use crate::restore::TicketCopy;
 use crate::scratch::WorkerFolder;
 use crate::values;
@@ -109,6 +110,9 @@ impl Settlement {
             Some(events) => events.finish().await,
             None => (0, None),
         };
+        if planted::is(Bug::EarlyAck) {
+            self.claims.settle(&self.ack, Bytes::from_static(b"+ACK")).await;
+        }
         let end = self.prepare(chunks, chunks_sha256).await;
         let word = self.write(&end).await;
         values::clear_scratch(std::mem::take(&mut self.scratch)).await;
@@ -185,13 +189,18 @@ impl Settlement {
     /// Writes the end until it stands or the job is another's.
     async fn write(&mut self, end: &End) -> Word {
         let mut pause = PAUSE_FIRST;
+        let first = planted::is(Bug::IgnoreFence).then(|| (self.record.clone(), self.revision));
         loop {
+            let (record, revision) = match &first {
+                Some((record, revision)) => (record, *revision),
+                None => (&self.record, self.revision),
+            };
             let next = match end {
                 End::Terminal(state, outcome) => {
-                    conclude(&self.record, self.revision, &self.fence, *state, (**outcome).clone(), unix_ms())
+                    conclude(record, revision, &self.fence, *state, (**outcome).clone(), unix_ms())
                 }
                 End::Again(cause, failure) => {
-                    retry(&self.record, self.revision, &self.fence, *cause, &failure.message, unix_ms())
+                    retry(record, revision, &self.fence, *cause, &failure.message, unix_ms())
                 }
             };
             let record = match next {

@@ -5,6 +5,7 @@
 use crate::bells::bell_of;
 use crate::clock::unix_ms;
 use crate::permits::{Grant, Permit, Permits};
+use crate::planted::{self, Bug};
 use crate::tickets::{Delivery, Unusable};
 use bytes::Bytes;
 use grange_broker_client::connect::Broker;
@@ -15,7 +16,7 @@ use grange_broker_client::priority;
 use grange_broker_client::upkeep::life_of;
 use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::lifecycle::{self, Claim, end_unclaimed};
-use grange_protocol::ownership::{Delivered, Stored, Verdict, judge};
+use grange_protocol::ownership::{Delivered, Heartbeat, Stored, Verdict, judge};
 use grange_protocol::record::{Holder, Outcome, Record, State};
 use serde_json::json;
 use std::time::Duration;
@@ -59,6 +60,9 @@ pub struct Claims {
 impl Claims {
     /// The record that a claim on nothing writes.
     fn first(&self, delivery: &Delivery, before: Option<&Record>, ahead: bool) -> Option<Record> {
+        let forgetful = before.filter(|_| planted::is(Bug::ForgetCancel));
+        let forgetful = forgetful.map(|record| Record { cancel_requested: None, ..record.clone() });
+        let before = forgetful.as_ref().or(before);
         let claim = Claim {
             holder: self.me.clone(),
             lease_s: self.lease_of(delivery.ticket.limits.lease_s),
@@ -162,7 +166,11 @@ impl Claims {
                 Stored::Record { record, .. } => record.attempt.as_ref().map(|a| a.agent.clone()),
                 Stored::Nothing | Stored::Marker { .. } => None,
             };
-            let (now_ms, heartbeat) = life_of(&self.broker, holder.as_ref()).await?;
+            let (now_ms, heartbeat) = if planted::is(Bug::HastyTakeover) {
+                (unix_ms() + 3_600_000, Heartbeat { bucket_age_ms: 3_600_000, ..Heartbeat::default() })
+            } else {
+                life_of(&self.broker, holder.as_ref()).await?
+            };
             verdict = judge(ticket, &stored, &self.me, now_ms, Some(&heartbeat));
         }
         match verdict {

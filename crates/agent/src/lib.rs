@@ -29,6 +29,7 @@ pub mod logs;
 pub mod news;
 pub mod overview;
 pub mod permits;
+pub mod planted;
 pub mod plugins;
 pub mod process;
 pub mod pulls;

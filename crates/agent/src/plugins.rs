@@ -6,6 +6,7 @@ use crate::causes;
 use crate::config::Limits;
 use crate::environment::Environments;
 use crate::learned;
+use crate::planted::{self, Bug};
 use crate::supervise::Program;
 use grange_protocol::frame::{LINK_PROTOCOL, Load};
 use grange_protocol::limit::MAX_MANIFEST_BYTES;
@@ -209,6 +210,9 @@ impl Plugin {
     /// that it was given. Only a plugin whose manifest says nothing of resources, and whose jobs do not either, sees what
     /// the host or its manifest shows it.
     pub fn program(&self, launch: &Launch, mut env: BTreeMap<String, String>, gpus: &[String]) -> Program {
+        if planted::is(Bug::LeakEnvironment) {
+            env.extend(std::env::vars());
+        }
         env.insert("GRANGE_PLUGIN".to_owned(), self.manifest.name.to_string());
         env.extend(self.manifest.env_vars.clone());
         if self.manifest.resources.is_some() || !gpus.is_empty() {

@@ -14,6 +14,7 @@ mod watch;
 pub use begin::{Entrance, exec_worker};
 
 use crate::cage::{Bounds, Cage};
+use crate::planted::{self, Bug};
 use crate::tree;
 use orders::Orders;
 use rustix::io::Errno;
@@ -155,6 +156,10 @@ struct Tree {
 impl Tree {
     /// Kills the control group, the worker's process group and every other descendant.
     fn kill(&self) {
+        if planted::is(Bug::KillOnlyWorker) {
+            let _ = kill_process(self.child, Signal::KILL);
+            return;
+        }
         self.cage.kill();
         let _ = kill_process_group(self.child, Signal::KILL);
         for pid in tree::descendants() {
@@ -168,6 +173,9 @@ impl Tree {
         let mut worker_reaped = false;
         loop {
             if worker_reaped {
+                if planted::is(Bug::KillOnlyWorker) {
+                    return Ok(status);
+                }
                 self.kill();
             }
             match wait(WaitOptions::empty()) {

@@ -39,6 +39,9 @@ struct Arguments {
     /// Runs that making a failing schedule smaller may take; 0: it is left as it is.
     #[arg(long, default_value_t = 0)]
     shrink: usize,
+    /// Ends well at the first seed that breaks something, badly when none does: for agents with a planted bug.
+    #[arg(long)]
+    hunt: bool,
     /// Where runs that failed are kept; default: the folder for temporary files.
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -70,8 +73,11 @@ async fn seeds(arguments: &Arguments) -> anyhow::Result<bool> {
             None => made(arguments, seed),
         };
         all_well &= one(arguments, &schedule).await?;
+        if arguments.hunt && !all_well {
+            return Ok(true);
+        }
     }
-    Ok(all_well)
+    Ok(all_well != arguments.hunt)
 }
 
 fn made(arguments: &Arguments, seed: u64) -> Schedule {

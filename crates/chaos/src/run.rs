@@ -17,10 +17,10 @@ use grange_broker_client::connect::Broker;
 use grange_broker_client::ledger::Ledger;
 use grange_protocol::name::{JobId, Owner};
 use grange_protocol::ownership::Stored;
-use grange_protocol::record::{Record, State};
+use grange_protocol::record::Record;
 use grange_protocol::subject::{JobKey, SEQUENCE_HEADER, parse_state};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -67,11 +67,11 @@ pub async fn run(schedule: &Schedule, profile: &str, folder: &Path) -> anyhow::R
         async move { clients.run(begun, planned).await }
     });
     let reading = tokio::spawn(async move { clients.read_again_and_again().await });
-    let mut nemesis = Nemesis::new(&mut site, history.clone(), jobs, direct.clone());
+    let mut nemesis = Nemesis::new(&mut site, history.clone(), jobs.clone(), direct.clone());
     nemesis.run(begun, Duration::from_secs(schedule.secs), &schedule.faults).await?;
     census::gauge(&site, &history);
 
-    let mut finale = settle(&direct, &keys, &history).await;
+    let mut finale = settle(&direct, &keys, &jobs, &history).await;
     let _ = timeout(FOLLOWERS_LIMIT, working).await;
     reading.abort();
     observing.abort();
@@ -124,40 +124,33 @@ fn revision(headers: Option<&HeaderMap>) -> u64 {
 }
 
 /// Waits until every job that was accepted has ended, and every other that has a record.
-async fn settle(broker: &Broker, keys: &[JobKey], history: &History) -> Finale {
-    let healed = Instant::now();
-    let healed_ns = now_ns();
-    let accepted: std::collections::BTreeSet<String> = history
-        .events()
-        .into_iter()
-        .filter_map(|event| match event.fact {
-            Fact::Submitted { job } => Some(job),
-            _ => None,
-        })
-        .collect();
+async fn settle(broker: &Broker, keys: &[JobKey], jobs: &Jobs, history: &History) -> Finale {
+    let (healed, healed_ns) = (Instant::now(), now_ns());
     let ledger = Ledger::new(broker);
     let mut finale = Finale::default();
-    let mut open: Vec<&JobKey> = keys.iter().collect();
+    let mut open: BTreeSet<&JobKey> = keys.iter().collect();
     let limit = Duration::from_millis(SETTLE_LIMIT_MS) + SETTLE_MORE;
     loop {
-        let mut left = Vec::new();
-        for key in open {
+        let submitted = jobs.are_submitted();
+        let accepted = accepted(history);
+        let looked: Vec<&JobKey> = open.iter().copied().collect();
+        for key in looked {
             let job = key.job.to_string();
             match ledger.read(key).await {
                 Ok(Stored::Record { sequence, record, .. }) => {
-                    let sight = Sight::of(&record, sequence);
-                    if !sight.state.is_terminal() {
-                        left.push(key);
+                    if record.state.is_terminal() {
+                        open.remove(key);
                     }
-                    finale.records.insert(job, sight);
+                    finale.records.insert(job, Sight::of(&record, sequence));
                 }
-                Ok(Stored::Nothing) if accepted.contains(&job) => left.push(key),
-                Ok(Stored::Nothing) => {}
-                Ok(Stored::Marker { sequence }) => ran_out(&mut finale.records, job, sequence),
-                Err(_) => left.push(key),
+                // Whoever finds the ticket of one that ran out writes its end.
+                Ok(Stored::Nothing | Stored::Marker { .. }) if submitted && !accepted.contains(&job) => {
+                    open.remove(key);
+                    finale.records.remove(&job);
+                }
+                Ok(Stored::Nothing | Stored::Marker { .. }) | Err(_) => {}
             }
         }
-        open = left;
         if open.is_empty() {
             finale.settled_ms = Some((now_ns() - healed_ns) / 1_000_000);
             return finale;
@@ -169,23 +162,12 @@ async fn settle(broker: &Broker, keys: &[JobKey], history: &History) -> Finale {
     }
 }
 
-/// Its waiting time ran out, and nobody has written that down yet.
-fn ran_out(records: &mut BTreeMap<String, Sight>, job: String, revision: u64) {
-    let record = Sight {
-        revision,
-        state: State::Expired,
-        attempt: 0,
-        claim: 0,
-        agent: String::new(),
-        cancel_requested: false,
-        moments: Vec::new(),
-        failure: None,
-        message: String::new(),
-        chunks: 0,
-        execution: None,
-        digest: None,
-    };
-    records.insert(job, record);
+fn accepted(history: &History) -> BTreeSet<String> {
+    let submitted = history.events().into_iter().filter_map(|event| match event.fact {
+        Fact::Submitted { job } => Some(job),
+        _ => None,
+    });
+    submitted.collect()
 }
 
 /// Waits until nothing is found any more, and says what is found at the limit.

@@ -20,6 +20,7 @@ use grange_protocol::ownership::Stored;
 use grange_protocol::record::State;
 use grange_protocol::subject::JobKey;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -35,16 +36,24 @@ const CANCEL_TRIES: u32 = 4;
 
 /// Which jobs are accepted, and what was last seen of them.
 #[derive(Clone, Debug, Default)]
-pub struct Jobs(Arc<Mutex<BTreeMap<JobKey, Option<State>>>>);
+pub struct Jobs {
+    states: Arc<Mutex<BTreeMap<JobKey, Option<State>>>>,
+    submitting: Arc<AtomicUsize>,
+}
 
 impl Jobs {
     fn accepted(&self, key: &JobKey) {
-        self.0.lock().expect("no holder panics").entry(key.clone()).or_default();
+        self.states.lock().expect("no holder panics").entry(key.clone()).or_default();
+    }
+
+    /// Whether somebody still tries to submit one.
+    pub fn are_submitted(&self) -> bool {
+        self.submitting.load(Ordering::Relaxed) == 0
     }
 
     /// A record was seen.
     pub fn seen(&self, key: &JobKey, state: State) {
-        self.0.lock().expect("no holder panics").insert(key.clone(), Some(state));
+        self.states.lock().expect("no holder panics").insert(key.clone(), Some(state));
     }
 
     /// Some that an agent holds, as far as anybody was told.
@@ -63,7 +72,7 @@ impl Jobs {
     }
 
     fn some(&self, most: usize, fits: impl Fn(Option<State>) -> bool) -> Vec<JobKey> {
-        let jobs = self.0.lock().expect("no holder panics");
+        let jobs = self.states.lock().expect("no holder panics");
         jobs.iter().filter(|(_, state)| fits(**state)).map(|(key, _)| key.clone()).take(most).collect()
     }
 }
@@ -122,6 +131,13 @@ impl Clients {
     }
 
     async fn submit(&self, key: &JobKey, planned: &Planned) -> bool {
+        self.jobs.submitting.fetch_add(1, Ordering::Relaxed);
+        let accepted = self.try_to_submit(key, planned).await;
+        self.jobs.submitting.fetch_sub(1, Ordering::Relaxed);
+        accepted
+    }
+
+    async fn try_to_submit(&self, key: &JobKey, planned: &Planned) -> bool {
         let job = key.job.to_string();
         self.history.note(Fact::Submitting { job: job.clone(), wanted: planned.wanted.clone() });
         let ledger = Ledger::new(&self.broker);

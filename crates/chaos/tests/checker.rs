@@ -239,7 +239,9 @@ fn i4_as_often_as_allowed() {
     twice.breaks(Invariant::I4);
     let often = spoilt(|story| {
         story.calm = false;
-        story.lines.splice(0..0, (2..=4).map(|attempt| start(&format!("x{attempt}"), attempt, u64::from(attempt))));
+        story
+            .lines
+            .splice(0..0, (2..=4).map(|attempt| start(&format!("x{attempt}"), attempt, u64::from(attempt))));
         for (pid, line) in story.lines.iter_mut().enumerate() {
             if let Line::Start { pid: of, .. } = line {
                 *of = u32::try_from(pid).expect("small");
@@ -280,7 +282,13 @@ fn i6_never_two() {
     let taken = {
         let mut story = good().second_try();
         let lock = format!("job-{JOB}");
-        story.lines.push(Line::Taken { execution: "e1".to_owned(), job: JOB.to_owned(), attempt: 2, lock, at_ns: 60 });
+        story.lines.push(Line::Taken {
+            execution: "e1".to_owned(),
+            job: JOB.to_owned(),
+            attempt: 2,
+            lock,
+            at_ns: 60,
+        });
         story
     };
     taken.breaks(Invariant::I6);
@@ -314,7 +322,13 @@ fn i7_whole_streams() {
 fn i8_within_capacity() {
     spoilt(|story| {
         let lock = "gpu-GPU-0-0".to_owned();
-        story.lines.push(Line::Taken { execution: "e1".to_owned(), job: JOB.to_owned(), attempt: 1, lock, at_ns: 41 });
+        story.lines.push(Line::Taken {
+            execution: "e1".to_owned(),
+            job: JOB.to_owned(),
+            attempt: 1,
+            lock,
+            at_ns: 41,
+        });
     })
     .breaks(Invariant::I8);
     let crowded = {
@@ -350,7 +364,8 @@ fn i9_to_i14() {
     })
     .breaks(Invariant::I12);
     spoilt(|story| story.finale.secrets.push("agent.log".to_owned())).breaks(Invariant::I12);
-    spoilt(|story| story.events.push(event(25, Fact::NotFound { job: JOB.to_owned() }))).breaks(Invariant::I13);
+    spoilt(|story| story.events.push(event(25, Fact::NotFound { job: JOB.to_owned() })))
+        .breaks(Invariant::I13);
     spoilt(|story| {
         story.events[5].fact = Fact::Gauge { name: "threads".to_owned(), value: 11, limit: 10 };
     })

@@ -81,6 +81,9 @@ class Execution:
         )
         for name in [f"job-{job}", *(f"gpu-{gpu}" for gpu in gpus)]:
             self._lock(name)
+        if lines:
+            with open(os.path.join(run.folder(), "note"), "w") as file:
+                file.write(job)
         for number in range(lines):
             print(f"{job} line {number}", flush=True)
 

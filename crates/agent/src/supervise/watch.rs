@@ -6,6 +6,7 @@ use super::orders::Orders;
 use super::{Excess, Order, Program, Tree};
 use crate::cage::Bounds;
 use crate::clock::boot_ns;
+use crate::planted::{self, Bug};
 use crate::tree;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -100,7 +101,7 @@ impl<'a> Watch<'a> {
         }
         while let Some(order) = orders.take()? {
             match order {
-                Order::Deadline(at) => self.deadline = at,
+                Order::Deadline(at) => self.deadline = at.filter(|_| !planted::is(Bug::NoDeadline)),
                 Order::Terminate if self.patience.is_none() => {
                     self.patience = Some(boot_ns() + TERMINATE_NS);
                     let _ = kill_process_group(self.tree.child, Signal::TERM);

@@ -18,6 +18,7 @@ pub(super) fn one_end(look: &mut Look<'_>) {
         look.check(Invariant::I1, case.last.is_none(), || "it was refused and has a record".to_owned());
         look.check(Invariant::I1, case.executions.is_empty(), || "it was refused and ran".to_owned());
     } else if case.unknown {
+        // A record alone is no job: one that waits with a limit is written before its ticket, and runs out.
         let holds = case.last.is_none_or(|last| last.state.is_terminal());
         look.check(Invariant::I1, holds, || "nobody knew of its acceptance, and it hangs".to_owned());
     } else {
