@@ -1,5 +1,4 @@
 //! Jobs that are submitted again and again: each firing is a job of its own, a missed one is made up for once.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use grange_tests::{Client, Farm, Grange, eventually, lines, plugin};
 use serde_json::{Value, json};

@@ -1,5 +1,10 @@
 //! Workers that take more than they were given, do not listen, or leave processes behind, at every level of isolation
 //! that this host has, and at the level of process trees, which every host has.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at the first surprise, and says what it left out"
+)]
 
 use grange_broker_client::cancel::Cancelled;
 use grange_protocol::failure::FailureKind;

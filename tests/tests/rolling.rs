@@ -1,5 +1,4 @@
 //! Every agent of a loaded farm is drained, ended and started again, one after the other: no job is lost, none starts twice.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use grange_protocol::record::State;
 use grange_protocol::subject::JobKey;
