@@ -6,22 +6,22 @@ use crate::bells::bell_of;
 use crate::claims::Claims;
 use crate::clock::unix_ms;
 use crate::events::EventLog;
+use crate::letters;
 use crate::news::HouseEvent;
 use crate::planted::{self, Bug};
 use crate::restore::TicketCopy;
 use crate::scratch::WorkerFolder;
 use crate::values;
 use bytes::Bytes;
-use grange_broker_client::dead::{self, Dead};
 use grange_broker_client::error::ErrorKind;
 use grange_broker_client::objects::Objects;
 use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::json::Json;
-use grange_protocol::lifecycle::{Denied, RetryCause, conclude, is_spent, retry};
+use grange_protocol::lifecycle::{Denied, GivenUp, RetryCause, conclude, retry};
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::{Fence, Outcome, Record, State, Usage};
-use grange_protocol::subject::JobKey;
-use serde_json::json;
+use grange_protocol::retry::{Decision, Pause, RetryPolicy, cause_of, decide};
+use grange_protocol::subject::{JobKey, Lane};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub enum Ending {
         /// There are `$file` marks inside.
         files: bool,
     },
-    /// It failed.
+    /// It failed; the policy says whether it is tried again.
     Failed(Box<Failure>),
     /// It was cancelled.
     Cancelled,
@@ -69,6 +69,8 @@ pub struct Settlement {
     pub ticket: String,
     /// The ticket, should it be gone when the job waits again.
     pub copy: TicketCopy,
+    /// When it is tried again.
+    pub policy: RetryPolicy,
     /// The attempt's events; None: it was never given to a worker.
     pub events: Option<EventLog>,
     /// The run's folder.
@@ -88,7 +90,7 @@ pub struct Settlement {
 /// What becomes of the record.
 enum End {
     Terminal(State, Box<Outcome>),
-    Again(RetryCause, Box<Failure>),
+    Again(RetryCause, Box<Failure>, Pause),
 }
 
 /// What the ticket is told once the record says it.
@@ -96,8 +98,8 @@ enum End {
 enum Word {
     /// The job has ended.
     Acknowledge,
-    /// It waits again.
-    HandBack,
+    /// It waits again, after a rest.
+    HandBack(Pause),
     /// It is another's.
     Nothing,
 }
@@ -119,12 +121,17 @@ impl Settlement {
         let _ = news.send(HouseEvent::Settled(self.key.clone())).await;
         match word {
             Word::Acknowledge => self.claims.settle(&self.ack, Bytes::from_static(b"+ACK")).await,
-            Word::HandBack => {
+            Word::HandBack(pause) => {
                 if let Err(error) = self.copy.restore_if_gone(&self.claims).await {
                     tracing::debug!(job = %self.key, %error, "its ticket was not looked for");
                 }
-                self.claims.nak(&self.ack, 0).await;
-                ring(&self.claims, &self.ticket).await;
+                self.claims.nak(&self.ack, pause.backoff_ms).await;
+                tokio::time::sleep(Duration::from_millis(pause.backoff_ms)).await;
+                match pause.avoid_ms {
+                    0 => ring(&self.claims, &self.ticket).await,
+                    // Whoever hears bells in turn may be this very agent, which is to leave it to others.
+                    _ => call(&self.claims, &self.key, &self.record.lane()).await,
+                }
             }
             Word::Nothing => {}
         }
@@ -147,15 +154,30 @@ impl Settlement {
                     State::Succeeded,
                     Box::new(Outcome { result_object, ..outcome(result, None) }),
                 ),
-                Err(failure) => End::Terminal(State::Failed, Box::new(outcome(None, Some(failure)))),
+                Err(failure) => self.weigh(cause_of(failure.kind), Box::new(failure), &outcome).await,
             },
-            Ending::Failed(failure) => End::Terminal(State::Failed, Box::new(outcome(None, Some(*failure)))),
+            Ending::Failed(failure) => self.weigh(cause_of(failure.kind), failure, &outcome).await,
             Ending::Cancelled => End::Terminal(State::Cancelled, Box::new(outcome(None, None))),
-            Ending::Retry(cause, failure) if is_spent(&self.record, cause) => {
-                self.bury(&failure).await;
-                End::Terminal(State::Failed, Box::new(outcome(None, Some(*failure))))
+            Ending::Retry(cause, failure) => self.weigh(cause, failure, &outcome).await,
+        }
+    }
+
+    /// What the policy says of an attempt without a result.
+    async fn weigh(
+        &self,
+        cause: RetryCause,
+        failure: Box<Failure>,
+        outcome: &impl Fn(Option<Json>, Option<Failure>) -> Outcome,
+    ) -> End {
+        let failed = |failure| End::Terminal(State::Failed, Box::new(outcome(None, Some(failure))));
+        match decide(&self.policy, &self.record.tries, cause, failure.kind, chance()) {
+            Decision::Again(pause) => End::Again(cause, failure, pause),
+            Decision::Final => failed(*failure),
+            Decision::Spent { tries } => {
+                let failure = letters::last_of(*failure, cause, tries, &self.record);
+                letters::bury(&self.claims.broker, &self.key, &self.record, &failure).await;
+                failed(failure)
             }
-            Ending::Retry(cause, failure) => End::Again(cause, failure),
         }
     }
 
@@ -176,19 +198,9 @@ impl Settlement {
         Ok((None, Some(object)))
     }
 
-    /// A job that took its worker down too often is kept with its evidence.
-    async fn bury(&self, failure: &Failure) {
-        let evidence = json!({"failure": failure, "record": &*self.record});
-        if let Err(error) =
-            dead::bury(&self.claims.broker, failure.kind.as_str(), Dead::Job(&self.key), &evidence).await
-        {
-            tracing::warn!(job = %self.key, %error, "evidence not stored");
-        }
-    }
-
     /// Writes the end until it stands or the job is another's.
     async fn write(&mut self, end: &End) -> Word {
-        let mut pause = PAUSE_FIRST;
+        let mut wait = PAUSE_FIRST;
         let first = planted::is(Bug::IgnoreFence).then(|| (self.record.clone(), self.revision));
         loop {
             let (record, revision) = match &first {
@@ -199,14 +211,21 @@ impl Settlement {
                 End::Terminal(state, outcome) => {
                     conclude(record, revision, &self.fence, *state, (**outcome).clone(), unix_ms())
                 }
-                End::Again(cause, failure) => {
-                    retry(record, revision, &self.fence, *cause, &failure.message, unix_ms())
+                End::Again(cause, failure, Pause { backoff_ms, avoid_ms }) => {
+                    let note = failure.to_string();
+                    let (failure, backoff_ms, avoid_ms) = (Some(&**failure), *backoff_ms, *avoid_ms);
+                    let given_up = GivenUp { cause: *cause, failure, backoff_ms, avoid_ms };
+                    retry(record, revision, &self.fence, &given_up, &note, unix_ms())
                 }
+            };
+            let pause = match end {
+                End::Again(_, _, pause) => *pause,
+                End::Terminal(..) => Pause::default(),
             };
             let record = match next {
                 Ok(record) => record,
                 Err(Denied::Ended(_)) => return Word::Acknowledge,
-                Err(Denied::Lost(_)) if self.was_given_up() => return Word::HandBack,
+                Err(Denied::Lost(_)) if self.was_given_up() => return Word::HandBack(pause),
                 Err(Denied::Lost(_) | Denied::NotFromHere { .. }) => {
                     tracing::warn!(job = %self.key, attempt = self.fence.number, "the job is another's; nothing is reported");
                     return Word::Nothing;
@@ -214,12 +233,12 @@ impl Settlement {
             };
             match self.claims.ledger.write(&self.key, self.revision, &record, None).await {
                 Ok(_) if record.state.is_terminal() => return Word::Acknowledge,
-                Ok(_) => return Word::HandBack,
+                Ok(_) => return Word::HandBack(pause),
                 Err(error) => {
                     if error.kind() != ErrorKind::Conflict {
                         tracing::warn!(job = %self.key, %error, "end not written yet");
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(PAUSE_LAST);
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(PAUSE_LAST);
                     }
                     self.read_again().await;
                 }
@@ -253,6 +272,21 @@ pub async fn ring(claims: &Claims, ticket: &str) {
     if let Err(error) = claims.broker.client().publish(bell_of(ticket), Bytes::new()).await {
         tracing::debug!(ticket, %error, "bell not rung; a sweep will find the ticket");
     }
+}
+
+/// Calls every agent that has room to a ticket that waits again.
+pub async fn call(claims: &Claims, key: &JobKey, lane: &Lane) {
+    if let Err(error) = claims.broker.client().publish(key.call(lane), Bytes::new()).await {
+        tracing::debug!(job = %key, %error, "agents not called; a sweep will find the ticket");
+    }
+}
+
+/// A number by chance, evenly spread.
+fn chance() -> u64 {
+    // The last 32 bits of such an id are random.
+    let random = uuid::Uuid::now_v7().as_u128() & u128::from(u32::MAX);
+    let random = u64::try_from(random).unwrap_or(0);
+    random << 32 | random
 }
 
 /// The evidence of a worker that ended in the middle of a run.

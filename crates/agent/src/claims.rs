@@ -2,8 +2,8 @@
 //!
 //! Never starts anything: only a record that was stored with this agent's name on it lets a job begin.
 
-use crate::bells::bell_of;
 use crate::clock::unix_ms;
+use crate::letters;
 use crate::permits::{Grant, Permit, Permits};
 use crate::planted::{self, Bug};
 use crate::tickets::{Delivery, Unusable};
@@ -15,9 +15,11 @@ use grange_broker_client::ledger::Ledger;
 use grange_broker_client::priority;
 use grange_broker_client::upkeep::life_of;
 use grange_protocol::failure::{Failure, FailureKind};
-use grange_protocol::lifecycle::{self, Claim, end_unclaimed};
-use grange_protocol::ownership::{Delivered, Heartbeat, Stored, Verdict, judge};
+use grange_protocol::lifecycle::{self, Claim, RetryCause, end_unclaimed};
+use grange_protocol::ownership::{Delivered, Heartbeat, Stored, Verdict, could_start, judge};
 use grange_protocol::record::{Holder, Outcome, Record, State};
+use grange_protocol::retry::{Decision, decide};
+use grange_protocol::subject::Lane;
 use serde_json::json;
 use std::time::Duration;
 
@@ -40,6 +42,22 @@ pub enum ClaimEnd {
     NotOurs,
     /// Its owner has as many running as it may: the ticket comes back after `OWNER_FULL_MS`.
     OwnerFull,
+    /// Not yet, or nobody knows: the ticket comes again after this, milliseconds.
+    Later {
+        /// Milliseconds.
+        ms: u64,
+    },
+}
+
+impl ClaimEnd {
+    /// After how many milliseconds the ticket can be had again, if it was handed back.
+    pub fn comes_again_ms(&self) -> Option<u64> {
+        match self {
+            Self::OwnerFull => Some(OWNER_FULL_MS),
+            Self::Later { ms } => Some(*ms),
+            Self::Won(..) | Self::NotOurs => None,
+        }
+    }
 }
 
 /// What claims are written with.
@@ -111,10 +129,7 @@ impl Claims {
                 self.nak(&delivery.ack, OWNER_FULL_MS).await;
                 ClaimEnd::OwnerFull
             }
-            Grant::Unknown => {
-                self.nak(&delivery.ack, UNDECIDED_MS).await;
-                ClaimEnd::NotOurs
-            }
+            Grant::Unknown => self.later(&delivery, UNDECIDED_MS).await,
         }
     }
 
@@ -153,28 +168,38 @@ impl Claims {
             }
         }
         tracing::warn!(job = %delivery.key, error = %trouble, "claim not decided; the ticket goes back");
-        self.nak(&delivery.ack, UNDECIDED_MS).await;
-        ClaimEnd::NotOurs
+        self.later(delivery, UNDECIDED_MS).await
+    }
+
+    /// Hands a ticket back for so long.
+    async fn later(&self, delivery: &Delivery, ms: u64) -> ClaimEnd {
+        self.nak(&delivery.ack, ms).await;
+        ClaimEnd::Later { ms }
     }
 
     async fn round(&self, delivery: &Delivery, ahead: bool) -> Result<ClaimEnd, Error> {
         let stored = self.ledger.read(&delivery.key).await?;
         let ticket = Delivered { lane: &delivery.queue.lane, base: delivery.base };
         let mut verdict = judge(ticket, &stored, &self.me, 0, None);
-        if matches!(verdict, Verdict::AskHeartbeat(_) | Verdict::Held { .. }) {
+        if matches!(verdict, Verdict::AskHeartbeat(_) | Verdict::Held { .. } | Verdict::Early { .. }) {
             let holder = match &stored {
                 Stored::Record { record, .. } => record.attempt.as_ref().map(|a| a.agent.clone()),
                 Stored::Nothing | Stored::Marker { .. } => None,
             };
-            let (now_ms, heartbeat) = if planted::is(Bug::HastyTakeover) {
+            let (now_ms, mut heartbeat) = if planted::is(Bug::HastyTakeover) {
                 (unix_ms() + 3_600_000, Heartbeat { bucket_age_ms: 3_600_000, ..Heartbeat::default() })
             } else {
                 life_of(&self.broker, holder.as_ref()).await?
             };
+            heartbeat.others_could =
+                holder == Some(self.me.agent.clone()) && self.others_could(ticket.lane).await?;
             verdict = judge(ticket, &stored, &self.me, now_ms, Some(&heartbeat));
         }
         match verdict {
             Verdict::Claim { expect, before } => {
+                if let Some(ended) = self.abandon(delivery, expect, before.as_deref()).await? {
+                    return Ok(ended);
+                }
                 let Some(record) = self.first(delivery, before.as_deref(), ahead) else {
                     return Err(Error::new(ErrorKind::Conflict, "the job moved on"));
                 };
@@ -201,10 +226,8 @@ impl Claims {
                 }
                 Ok(self.ended(delivery).await)
             }
-            Verdict::Held { look_again_ms } => {
-                self.nak(&delivery.ack, look_again_ms).await;
-                self.ring_in(delivery, look_again_ms);
-                Ok(ClaimEnd::NotOurs)
+            Verdict::Held { look_again_ms } | Verdict::Early { look_again_ms } => {
+                Ok(self.later(delivery, look_again_ms).await)
             }
             Verdict::AskHeartbeat(_) => {
                 Err(Error::new(ErrorKind::Other, "the holder could not be looked up"))
@@ -212,18 +235,36 @@ impl Claims {
         }
     }
 
+    /// A job whose holder is lost, and that was lost too often, is not taken over but ended, with its evidence.
+    async fn abandon(
+        &self,
+        delivery: &Delivery,
+        expect: u64,
+        before: Option<&Record>,
+    ) -> Result<Option<ClaimEnd>, Error> {
+        let Some(before) = before.filter(|before| before.state.is_held()) else { return Ok(None) };
+        let (cause, kind) = (RetryCause::HostLost, FailureKind::HostLost);
+        let Decision::Spent { tries } = decide(&delivery.ticket.retry, &before.tries, cause, kind, 0) else {
+            return Ok(None);
+        };
+        let failure = letters::last_of(Failure::new(kind, "its holder was lost"), cause, tries, before);
+        letters::bury(&self.broker, &delivery.key, before, &failure).await;
+        let outcome = Outcome { failure: Some(failure), ..Outcome::default() };
+        let Ok(record) = lifecycle::abandon(before, expect, outcome, unix_ms()) else { return Ok(None) };
+        self.ledger.write(&delivery.key, expect, &record, None).await?;
+        Ok(Some(self.ended(delivery).await))
+    }
+
     async fn ended(&self, delivery: &Delivery) -> ClaimEnd {
         self.settle(&delivery.ack, Bytes::from_static(b"+ACK")).await;
         ClaimEnd::NotOurs
     }
 
-    /// Rings for a ticket that was handed back, when it can be had again. A bell that is lost is made good by sweeps.
-    fn ring_in(&self, delivery: &Delivery, delay_ms: u64) {
-        let (client, bell) = (self.broker.client().clone(), bell_of(&delivery.subject));
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
-            let _ = client.publish(bell, Bytes::new()).await;
-        });
+    /// Whether another agent could start a job of this lane now.
+    async fn others_could(&self, lane: &Lane) -> Result<bool, Error> {
+        let agents = grange_broker_client::query::agents(&self.broker).await?;
+        let mut others = agents.iter().filter(|(status, _)| status.agent != self.me.agent);
+        Ok(others.any(|(status, _)| could_start(status, lane)))
     }
 
     /// Hands a ticket back for so long.

@@ -6,6 +6,7 @@
 use crate::supervise::Report;
 use grange_protocol::name::{AgentName, Incarnation, JobId, Owner};
 use grange_protocol::record::{Fence, Holder};
+use grange_protocol::retry::RetryPolicy;
 use grange_protocol::subject::JobKey;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -35,6 +36,9 @@ pub struct Entry {
     pub ack: String,
     /// The ticket's subject, whose bell is rung.
     pub ticket: String,
+    /// When it is tried again.
+    #[serde(default)]
+    pub retry: RetryPolicy,
     /// The worker's supervisor.
     pub supervisor: u32,
     /// When that process began, in the kernel's ticks.
@@ -177,6 +181,7 @@ mod tests {
             incarnation: Incarnation::new("i").unwrap(),
             ack: "$JS.ACK.x".into(),
             ticket: "grange.jobs.x".into(),
+            retry: RetryPolicy::default(),
             supervisor: 1,
             supervisor_began: 2,
             boot: "b".into(),

@@ -24,6 +24,7 @@ pub mod inventory;
 pub mod journal;
 pub mod learned;
 pub mod lease;
+pub mod letters;
 pub mod link;
 pub mod logs;
 pub mod news;

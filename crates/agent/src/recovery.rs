@@ -6,13 +6,15 @@ use crate::attempts::ring;
 use crate::claims::Claims;
 use crate::clock::{boot_id, unix_ms};
 use crate::journal::Entry;
+use crate::letters;
 use crate::process::start_ticks;
 use bytes::Bytes;
 use grange_broker_client::error::Error;
 use grange_protocol::failure::{Failure, FailureKind};
-use grange_protocol::lifecycle::{RetryCause, conclude, is_spent, retry};
+use grange_protocol::lifecycle::{GivenUp, RetryCause, conclude, retry};
 use grange_protocol::ownership::Stored;
 use grange_protocol::record::{Outcome, State};
+use grange_protocol::retry::{Decision, decide};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::time::Duration;
 
@@ -61,12 +63,19 @@ pub async fn give_up(claims: &Claims, entry: &Entry) -> Result<(), Error> {
             return Ok(());
         }
         let now = unix_ms();
-        let moved = if is_spent(&record, RetryCause::HostLost) {
-            let failure = Failure::new(FailureKind::HostLost, "the host was lost too often while it ran");
-            let outcome = Outcome { failure: Some(failure), ..Outcome::default() };
-            conclude(&record, sequence, &fence, State::Failed, outcome, now)
-        } else {
-            retry(&record, sequence, &fence, RetryCause::HostLost, "agent restarted", now)
+        let lost = Failure::new(FailureKind::HostLost, "agent restarted");
+        let moved = match decide(&entry.retry, &record.tries, RetryCause::HostLost, lost.kind, 0) {
+            Decision::Spent { tries } if record.held_by(&fence, sequence) => {
+                let failure = letters::last_of(lost, RetryCause::HostLost, tries, &record);
+                letters::bury(&claims.broker, &key, &record, &failure).await;
+                let outcome = Outcome { failure: Some(failure), ..Outcome::default() };
+                conclude(&record, sequence, &fence, State::Failed, outcome, now)
+            }
+            // An agent that is back is as good as any other: nobody has to leave it to others.
+            Decision::Spent { .. } | Decision::Final | Decision::Again(_) => {
+                let given_up = GivenUp { failure: Some(&lost), ..GivenUp::at_once(RetryCause::HostLost) };
+                retry(&record, sequence, &fence, &given_up, "agent restarted", now)
+            }
         };
         let Ok(next) = moved else { return Ok(()) };
         match claims.ledger.write(&key, sequence, &next, None).await {
@@ -102,6 +111,7 @@ mod tests {
             incarnation: "i1".parse().unwrap(),
             ack: String::new(),
             ticket: String::new(),
+            retry: grange_protocol::retry::RetryPolicy::default(),
             supervisor,
             supervisor_began,
             boot: boot.to_owned(),

@@ -10,7 +10,10 @@
 //! ```
 //! A terminal record never changes.
 
-use crate::record::{Attempt, CancelRequest, Fence, Holder, Outcome, Record, State};
+use crate::failure::Failure;
+use crate::limit::{MAX_NOTE_BYTES, keep_start};
+use crate::object::ObjectRef;
+use crate::record::{Attempt, CancelRequest, Fence, Holder, Outcome, Record, State, Tries};
 use crate::subject::Lane;
 
 /// Why a move is not allowed. A defined answer, not a fault.
@@ -48,6 +51,8 @@ pub struct Claim {
 /// Why an attempt ends without an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryCause {
+    /// The run ended with an error.
+    PluginError,
     /// The worker process ended in the middle.
     WorkerCrashed,
     /// The agent or host was lost, or restarted.
@@ -87,6 +92,7 @@ pub fn move_to(
     let note = format!("moved from `{}` to `{to}`", record.lane());
     let Lane { priority, plugin, class } = to.clone();
     (record.priority, record.plugin, record.class) = (priority, plugin, class);
+    record.backoff_ms = 0;
     record.enter(state, at_ms, note);
     Ok(record)
 }
@@ -108,8 +114,9 @@ pub fn claim(
     let number = record.attempt.as_ref().map_or(1, |a| a.number + 1);
     let taken_over = record.state.is_held();
     if taken_over {
-        record.tries.host_losses += 1;
+        count(&mut record.tries, RetryCause::HostLost);
     }
+    (record.backoff_ms, record.avoid_ms) = (0, 0);
     record.attempt = Some(Attempt {
         number,
         agent: claim.holder.agent.clone(),
@@ -147,17 +154,23 @@ pub fn conclude(
     Ok(record)
 }
 
-/// Crashes of its worker that a job gets before it is given up.
-pub const WORKER_CRASH_BUDGET: u32 = 3;
-/// Lost hosts that a job gets before it is given up.
-pub const HOST_LOSS_BUDGET: u32 = 10;
+/// How an attempt that gets another one ended, and how long the job rests until then.
+#[derive(Clone, Debug)]
+pub struct GivenUp<'a> {
+    /// Whose fault it was.
+    pub cause: RetryCause,
+    /// What happened; None: nothing of note.
+    pub failure: Option<&'a Failure>,
+    /// Nobody claims it before, milliseconds after it was stored.
+    pub backoff_ms: u64,
+    /// The attempt's agent leaves it to others for so much longer, milliseconds.
+    pub avoid_ms: u64,
+}
 
-/// Whether another try for this cause is beyond the budget.
-pub fn is_spent(record: &Record, cause: RetryCause) -> bool {
-    match cause {
-        RetryCause::WorkerCrashed => record.tries.worker_crashes + 1 >= WORKER_CRASH_BUDGET,
-        RetryCause::HostLost | RetryCause::GpuFailed => record.tries.host_losses + 1 >= HOST_LOSS_BUDGET,
-        RetryCause::NotStarted => false,
+impl GivenUp<'_> {
+    /// Without evidence and without a rest.
+    pub fn at_once(cause: RetryCause) -> Self {
+        Self { cause, failure: None, backoff_ms: 0, avoid_ms: 0 }
     }
 }
 
@@ -166,22 +179,58 @@ pub fn retry(
     before: &Record,
     sequence: u64,
     fence: &Fence,
-    cause: RetryCause,
+    given_up: &GivenUp<'_>,
     note: &str,
     at_ms: u64,
 ) -> Result<Record, Denied> {
     let mut record = owned(before, sequence, fence)?;
-    match cause {
-        RetryCause::WorkerCrashed => record.tries.worker_crashes += 1,
-        RetryCause::HostLost | RetryCause::GpuFailed => record.tries.host_losses += 1,
-        RetryCause::NotStarted => {}
+    count(&mut record.tries, given_up.cause);
+    let note = keep_start(note, MAX_NOTE_BYTES);
+    if let Some(failure) = given_up.failure {
+        record.last_failure = Some(failure.clone());
     }
     if record.cancel_requested.is_some() {
         record.outcome = Some(Outcome::default());
         record.enter(State::Cancelled, at_ms, note);
     } else {
+        (record.backoff_ms, record.avoid_ms) = (given_up.backoff_ms, given_up.avoid_ms);
         record.enter(State::Retrying, at_ms, note);
     }
+    Ok(record)
+}
+
+/// The terminal record of a job whose holder is lost, and that has been lost too often: what may claim it
+/// (`ownership::judge`) may write this instead. What asked for a cancel meanwhile gets it.
+pub fn abandon(before: &Record, sequence: u64, outcome: Outcome, at_ms: u64) -> Result<Record, Denied> {
+    if before.state.is_terminal() {
+        return Err(Denied::Ended(before.state));
+    }
+    if !before.state.is_held() {
+        return Err(Denied::NotFromHere { from: before.state, to: State::Failed });
+    }
+    let mut record = before.clone();
+    remember_claim(&mut record, sequence);
+    count(&mut record.tries, RetryCause::HostLost);
+    if record.cancel_requested.is_some() {
+        record.outcome = Some(Outcome::default());
+        record.enter(State::Cancelled, at_ms, "cancelled before another attempt began");
+        return Ok(record);
+    }
+    let note = outcome.failure.as_ref().map(|f| f.kind.to_string()).unwrap_or_default();
+    record.outcome = Some(outcome);
+    record.enter(State::Failed, at_ms, note);
+    Ok(record)
+}
+
+/// The record with what the attempt behind `fence` leaves for the next one. Nothing else changes.
+pub fn leave_checkpoint(
+    before: &Record,
+    sequence: u64,
+    fence: &Fence,
+    checkpoint: ObjectRef,
+) -> Result<Record, Denied> {
+    let mut record = owned(before, sequence, fence)?;
+    record.checkpoint = Some(checkpoint);
     Ok(record)
 }
 
@@ -233,6 +282,17 @@ pub fn end_unclaimed(
     record.outcome = Some(outcome);
     record.enter(state, at_ms, note);
     Ok(record)
+}
+
+/// One more try that ended so.
+pub fn count(tries: &mut Tries, cause: RetryCause) {
+    let count = match cause {
+        RetryCause::PluginError => &mut tries.plugin_errors,
+        RetryCause::WorkerCrashed => &mut tries.worker_crashes,
+        RetryCause::HostLost | RetryCause::GpuFailed => &mut tries.host_losses,
+        RetryCause::NotStarted => return,
+    };
+    *count = count.saturating_add(1);
 }
 
 /// A copy with the claim's sequence written down, if the attempt still holds the job.
@@ -305,7 +365,7 @@ mod tests {
         let running = claim(None, &lane(), 1, &claim_by(1, false)).unwrap();
         let fence = running.fence(10).unwrap();
         let asked = request_cancel(Some((&running, 10)), &lane(), "", 6).unwrap();
-        let ended = retry(&asked, 11, &fence, RetryCause::HostLost, "", 7).unwrap();
+        let ended = retry(&asked, 11, &fence, &GivenUp::at_once(RetryCause::HostLost), "", 7).unwrap();
         assert_eq!(ended.state, State::Cancelled);
     }
 
@@ -314,6 +374,42 @@ mod tests {
         let running = claim(None, &lane(), 1, &claim_by(1, false)).unwrap();
         let asked = request_cancel(Some((&running, 10)), &lane(), "", 6).unwrap();
         assert_eq!(claim(Some(&asked), &lane(), 1, &claim_by(2, false)).unwrap().state, State::Cancelled);
+    }
+
+    #[test]
+    fn a_rest_ends_with_the_claim_and_the_evidence_stays() {
+        let running = claim(None, &lane(), 1, &claim_by(1, false)).unwrap();
+        let fence = running.fence(10).unwrap();
+        let object = ObjectRef::new("a".repeat(64), 3, "c");
+        let left = leave_checkpoint(&running, 10, &fence, object.clone()).unwrap();
+        assert!(left.held_by(&fence, 11));
+        let failure = Failure::new(crate::failure::FailureKind::PluginFailed, "no");
+        let cause = RetryCause::PluginError;
+        let given_up = GivenUp { cause, failure: Some(&failure), backoff_ms: 7, avoid_ms: 9 };
+        let resting = retry(&left, 11, &fence, &given_up, &"x".repeat(9_999), 7).unwrap();
+        assert_eq!((resting.state, resting.backoff_ms, resting.avoid_ms), (State::Retrying, 7, 9));
+        assert_eq!(resting.tries.plugin_errors, 1);
+        assert!(resting.history.last().unwrap().note.len() < 1_000);
+        let moved = move_to(Some(&resting), &lane(), &lane(), 1, 8).unwrap();
+        assert_eq!((moved.backoff_ms, moved.avoid_ms), (0, 9), "who moves it wants it soon");
+        let again = claim(Some(&resting), &lane(), 1, &claim_by(2, false)).unwrap();
+        assert_eq!((again.backoff_ms, again.avoid_ms), (0, 0));
+        assert_eq!((again.last_failure, again.checkpoint), (Some(failure), Some(object)));
+        assert_eq!(
+            leave_checkpoint(&resting, 12, &fence, resting.checkpoint.clone().unwrap()),
+            Err(Denied::Lost(1))
+        );
+    }
+
+    #[test]
+    fn a_job_that_was_lost_too_often_is_abandoned_once() {
+        let running = claim(None, &lane(), 1, &claim_by(1, false)).unwrap();
+        let fence = running.fence(10).unwrap();
+        let failed = abandon(&running, 10, Outcome::default(), 6).unwrap();
+        assert_eq!((failed.state, failed.tries.host_losses), (State::Failed, 1));
+        let late = conclude(&failed, 11, &fence, State::Succeeded, Outcome::default(), 7);
+        assert_eq!(late, Err(Denied::Ended(State::Failed)));
+        assert!(abandon(&queue(&lane(), 1), 10, Outcome::default(), 6).is_err());
     }
 
     #[test]
@@ -365,7 +461,9 @@ mod tests {
                         _ => continue,
                     },
                     Step::Retry(f) => match (before, fences.get(f)) {
-                        (Some((r, s)), Some(fence)) => retry(r, s, fence, RetryCause::HostLost, "", 2),
+                        (Some((r, s)), Some(fence)) => {
+                            retry(r, s, fence, &GivenUp::at_once(RetryCause::HostLost), "", 2)
+                        }
                         _ => continue,
                     },
                     Step::Cancel => request_cancel(before, &lane(), "", 2),

@@ -22,6 +22,9 @@ pub const MAX_HISTORY: usize = 32;
 /// Most bytes of an error's message or traceback that a record keeps; the end is kept.
 pub const MAX_FAILURE_TEXT_BYTES: usize = 16 * 1024;
 
+/// Most bytes of a moment's note; the start is kept.
+pub const MAX_NOTE_BYTES: usize = 512;
+
 /// Largest manifest file, in bytes.
 pub const MAX_MANIFEST_BYTES: u64 = 1024 * 1024;
 
@@ -43,6 +46,18 @@ pub fn keep_end(text: &str, limit: usize) -> String {
     format!("[{start} bytes left out] {}", &text[start..])
 }
 
+/// Cuts a text to its first `limit` bytes, at a character's border, and says that it did.
+pub fn keep_start(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let mut end = limit;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{} [{} bytes left out]", &text[..end], text.len() - end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +67,7 @@ mod tests {
         assert_eq!(keep_end("abc", 3), "abc");
         assert_eq!(keep_end("aéb", 2), "[3 bytes left out] b");
         assert_eq!(keep_end("abcdef", 2), "[4 bytes left out] ef");
+        assert_eq!(keep_start("aéb", 2), "a [3 bytes left out]");
+        assert_eq!(keep_start("abc", 3), "abc");
     }
 }

@@ -3,7 +3,7 @@
 use crate::limit::MAX_MANIFEST_BYTES;
 use crate::name::PluginName;
 use crate::resource::ResourceRequest;
-use crate::retry::RetryPolicy;
+use crate::retry::{PolicyError, RetryPolicy};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -170,6 +170,14 @@ pub enum ManifestError {
         /// The other.
         b: &'static str,
     },
+    /// Its retry policy cannot be used.
+    #[error("manifest of `{plugin}`: {why}")]
+    Retry {
+        /// Which plugin.
+        plugin: PluginName,
+        /// What is wrong with it.
+        why: PolicyError,
+    },
     /// An amount that makes no sense.
     #[error("manifest of `{plugin}`: `{field}` is {given}; it must be {range}")]
     OutOfRange {
@@ -213,6 +221,7 @@ impl Manifest {
                 return Err(ManifestError::Missing { plugin: plugin(), field });
             }
         }
+        self.retry.check().map_err(|why| ManifestError::Retry { plugin: plugin(), why })?;
         let ranges = [
             ("concurrency", self.concurrency, 1, 1024, "1 to 1024"),
             ("max_workers", self.max_workers, 1, 256, "1 to 256"),
@@ -263,6 +272,8 @@ mod tests {
         assert!(said(r#"{"name":"a"}"#).contains("`a` has no `module`"));
         assert!(said(r#"{"name":"a.b","module":"m","class":"C"}"#).contains("plugin name `a.b`"));
         assert!(said(r#"{"name":"a","module":"m","class":"C","concurrency":0}"#).contains("1 to 1024"));
+        let retry = r#"{"name":"a","module":"m","class":"C","retry":{"max_attempts":0}}"#;
+        assert!(said(retry).contains("manifest of `a`: `retry.max_attempts` is 0"));
         assert!(
             said(r#"{"name":"a","command":["x"],"python_path":"y"}"#)
                 .contains("both `command` and `python_path`")

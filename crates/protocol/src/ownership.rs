@@ -1,9 +1,14 @@
 //! Whose job is it? What an agent does with a delivered ticket when it is not plainly new: a pure decision on what a
 //! leader read showed. Only the broker's own times are compared.
 
+use crate::admission::{Answer, explain};
+use crate::name::AgentName;
 use crate::record::{Holder, Record, State};
 use crate::status::AgentStatus;
 use crate::subject::Lane;
+
+/// An agent that leaves a job to others looks again after so long, milliseconds: nobody else sees the ticket meanwhile.
+const LEAVE_MS: u64 = 500;
 
 /// What the leader said of a job's state subject.
 #[derive(Clone, Debug)]
@@ -26,7 +31,7 @@ pub enum Stored {
     },
 }
 
-/// What is known of the agent that holds the job.
+/// What is known of the agent that holds the job, or held it last, and of the others.
 #[derive(Clone, Debug, Default)]
 pub struct Heartbeat {
     /// Its newest heartbeat and when the broker stored it; None: its key ran out, or never was.
@@ -36,6 +41,8 @@ pub struct Heartbeat {
     pub last_ms: Option<u64>,
     /// How long the heartbeat bucket has existed, milliseconds: a bucket younger than a lease proves nothing.
     pub bucket_age_ms: u64,
+    /// Another agent than the one that judges could start the job now, by what it says (`could_start`).
+    pub others_could: bool,
 }
 
 /// What a delivered ticket says of itself.
@@ -79,6 +86,11 @@ pub enum Verdict {
         /// Milliseconds until it is worth another look.
         look_again_ms: u64,
     },
+    /// It rests, or is left to others: hand the ticket back for so long.
+    Early {
+        /// Milliseconds until it is worth another look.
+        look_again_ms: u64,
+    },
     /// Another agent held it and is lost: heartbeats have to be looked at, if they were not.
     AskHeartbeat(Holder),
 }
@@ -102,8 +114,9 @@ pub fn judge(
             State::Queued | State::Retrying if record.lane() != *ticket.lane => {
                 Verdict::Moved { lane: record.lane(), expect: *sequence }
             }
-            State::Queued | State::Retrying => {
-                Verdict::Claim { expect: *sequence, before: Some(record.clone()) }
+            State::Queued => Verdict::Claim { expect: *sequence, before: Some(record.clone()) },
+            State::Retrying => {
+                judge_resting(*sequence, *stored_ms, record, &me.agent, broker_now_ms, heartbeat)
             }
             State::Claimed | State::Running => {
                 judge_held(*sequence, *stored_ms, record, me, broker_now_ms, heartbeat)
@@ -113,6 +126,37 @@ pub fn judge(
             }
         },
     }
+}
+
+/// A job that rests is nobody's yet; then it is everybody's but the last agent's, as long as there is somebody else.
+fn judge_resting(
+    sequence: u64,
+    stored_ms: u64,
+    record: &Record,
+    me: &AgentName,
+    broker_now_ms: u64,
+    heartbeat: Option<&Heartbeat>,
+) -> Verdict {
+    let rested_ms = broker_now_ms.saturating_sub(stored_ms);
+    if rested_ms < record.backoff_ms {
+        return Verdict::Early { look_again_ms: record.backoff_ms - rested_ms };
+    }
+    let last = record.attempt.as_ref().map(|attempt| attempt.holder()).filter(|last| last.agent == *me);
+    let left_ms = record.backoff_ms.saturating_add(record.avoid_ms).saturating_sub(rested_ms);
+    match (last, heartbeat) {
+        (Some(last), None) if left_ms > 0 => Verdict::AskHeartbeat(last),
+        (Some(_), Some(known)) if left_ms > 0 && known.others_could => {
+            Verdict::Early { look_again_ms: left_ms.min(LEAVE_MS) }
+        }
+        (Some(_) | None, Some(_) | None) => {
+            Verdict::Claim { expect: sequence, before: Some(Box::new(record.clone())) }
+        }
+    }
+}
+
+/// Whether an agent could start a job of this lane now, by what it says.
+pub fn could_start(status: &AgentStatus, lane: &Lane) -> bool {
+    matches!(explain(lane, None, status), Answer::Now(_) | Answer::Perhaps { .. })
 }
 
 fn judge_held(
@@ -175,10 +219,11 @@ fn is_lost(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::{Claim, claim, conclude, move_to, queue};
-    use crate::name::{AgentName, Class, Incarnation, JobId, Owner, PluginName};
+    use crate::failure::FailureKind;
+    use crate::lifecycle::{Claim, GivenUp, RetryCause, claim, conclude, move_to, queue, retry};
+    use crate::name::{Class, Incarnation, JobId, Owner, PluginName};
     use crate::record::Outcome;
-    use crate::status::HeldAttempt;
+    use crate::status::{AgentState, HeldAttempt};
     use crate::ticket::Priority;
 
     fn holder(agent: &str, life: &str) -> Holder {
@@ -230,7 +275,7 @@ mod tests {
 
     /// No heartbeat is stored any more; the last one was by then.
     fn silent(last_ms: Option<u64>) -> Heartbeat {
-        Heartbeat { newest: None, last_ms, bucket_age_ms: 1_000_000 }
+        Heartbeat { last_ms, bucket_age_ms: 1_000_000, ..Heartbeat::default() }
     }
 
     const LATE: u64 = 40_000;
@@ -318,5 +363,68 @@ mod tests {
         assert!(!claims(Some(&beat(status("o1", 9, &[]), LATE - 1_000)), LATE));
         // Another life of that agent speaks: the old one is gone.
         assert!(claims(Some(&beat(status("o2", 0, &[]), LATE - 1_000)), LATE));
+    }
+
+    fn resting(by: &Holder, backoff_ms: u64, avoid_ms: u64) -> Stored {
+        let record = running(by);
+        let fence = record.fence(9).unwrap();
+        let cause = RetryCause::WorkerCrashed;
+        let given_up = GivenUp { cause, failure: None, backoff_ms, avoid_ms };
+        stored(retry(&record, 9, &fence, &given_up, FailureKind::WorkerCrashed.as_str(), 0).unwrap())
+    }
+
+    #[test]
+    fn a_resting_job_is_nobodys_until_it_has_rested() {
+        let (me, other) = (holder("me", "m"), holder("other", "o1"));
+        let rests = resting(&me, 5_000, 0);
+        for who in [&me, &other] {
+            assert_eq!(judge(ticket(0), &rests, who, 3_000, None), Verdict::Early { look_again_ms: 3_000 });
+            assert!(matches!(judge(ticket(0), &rests, who, 6_000, None), Verdict::Claim { expect: 10, .. }));
+        }
+        assert_eq!(judge(ticket(0), &rests, &me, 0, None), Verdict::Early { look_again_ms: 5_000 });
+    }
+
+    #[test]
+    fn the_last_agent_leaves_it_to_others_that_could() {
+        let (me, other) = (holder("me", "m"), holder("other", "o1"));
+        let avoided = resting(&me, 1_000, 30_000);
+        let known = |others_could| Heartbeat { others_could, ..Heartbeat::default() };
+        let later_life = holder("me", "m2");
+        for who in [&me, &later_life] {
+            assert_eq!(judge(ticket(0), &avoided, who, 2_500, None), Verdict::AskHeartbeat(me.clone()));
+            assert_eq!(
+                judge(ticket(0), &avoided, who, 2_500, Some(&known(true))),
+                Verdict::Early { look_again_ms: LEAVE_MS }
+            );
+            assert!(matches!(
+                judge(ticket(0), &avoided, who, 2_500, Some(&known(false))),
+                Verdict::Claim { .. }
+            ));
+            assert!(matches!(judge(ticket(0), &avoided, who, 32_000, None), Verdict::Claim { .. }));
+        }
+        assert_eq!(
+            judge(ticket(0), &avoided, &me, 31_800, Some(&known(true))),
+            Verdict::Early { look_again_ms: 200 }
+        );
+        assert!(matches!(judge(ticket(0), &avoided, &other, 2_500, None), Verdict::Claim { .. }));
+    }
+
+    #[test]
+    fn only_an_agent_with_a_free_place_could_start_it() {
+        let plugin = |state, running, slots| {
+            serde_json::from_value(serde_json::json!({
+                "name": "p", "version": "1", "state": state, "workers": 0, "running": running, "slots": slots
+            }))
+            .unwrap()
+        };
+        let could = |plugin| {
+            let status = AgentStatus { plugins: vec![plugin], ..AgentStatus::silent("h".parse().unwrap()) };
+            let draining = AgentStatus { state: AgentState::Draining, ..status.clone() };
+            assert!(!could_start(&draining, &lane(Priority::Normal)));
+            could_start(&status, &lane(Priority::Normal))
+        };
+        assert!(could(plugin("ready", 0, 1)));
+        assert!(!could(plugin("ready", 1, 1)));
+        assert!(!could(plugin("failed", 0, 1)));
     }
 }

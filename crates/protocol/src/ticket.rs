@@ -3,7 +3,7 @@
 use crate::json::Json;
 use crate::limit::{LEASE_RANGE_S, MAX_ARGUMENTS, MAX_MESSAGE_BYTES};
 use crate::resource::ResourceRequest;
-use crate::retry::RetryPolicy;
+use crate::retry::{PolicyError, RetryPolicy};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -147,6 +147,9 @@ pub enum TicketError {
     /// A version from the future.
     #[error("ticket has version {0}; this agent reads up to {TICKET_VERSION}")]
     Version(u32),
+    /// Its retry policy cannot be used.
+    #[error(transparent)]
+    Retry(#[from] PolicyError),
     /// A limit out of its range.
     #[error("`{field}` is {given}; it must be {range}")]
     OutOfRange {
@@ -192,6 +195,7 @@ impl Ticket {
         if commas(&self.args) + commas(&self.kwargs) >= MAX_ARGUMENTS {
             self.count_arguments()?;
         }
+        self.retry.check()?;
         match self.limits.lease_s {
             Some(given) if !LEASE_RANGE_S.contains(&given) => Err(TicketError::OutOfRange {
                 field: "limits.lease_s",
@@ -251,6 +255,8 @@ mod tests {
         assert!(said(br#"{"kwargs":[]}"#).contains("`kwargs` is not an object"));
         assert!(said(br#"{"v":9}"#).contains("version 9"));
         assert!(said(br#"{"limits":{"lease_s":1}}"#).contains("10 to 86400"));
+        assert!(said(br#"{"retry":{"max_attempts":0}}"#).contains("1 to 1000"));
+        assert!(said(br#"{"retry":{"kinds":["gremlins"]}}"#).contains("not known"));
         assert!(said(&vec![b' '; MAX_MESSAGE_BYTES + 1]).contains("exceeds the limit"));
         let many = format!(r#"{{"args":[{}]}}"#, vec!["1"; MAX_ARGUMENTS + 1].join(","));
         assert!(said(many.as_bytes()).contains("at most 1000"));

@@ -4,7 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use grange_protocol::lifecycle::{
-    Claim, Denied, RetryCause, claim, conclude, end_unclaimed, move_to, request_cancel, retry,
+    Claim, Denied, GivenUp, RetryCause, abandon, claim, conclude, end_unclaimed, move_to, request_cancel,
+    retry,
 };
 use grange_protocol::name::{AgentName, Class, Incarnation, PluginName};
 use grange_protocol::record::{Holder, Outcome, Record, State};
@@ -45,7 +46,11 @@ fn moves() -> Vec<Move> {
         ("conclude", |r| {
             conclude(r, SEQUENCE, &r.fence(SEQUENCE).unwrap(), State::Succeeded, Outcome::default(), 2)
         }),
-        ("give up", |r| retry(r, SEQUENCE, &r.fence(SEQUENCE).unwrap(), RetryCause::HostLost, "", 2)),
+        ("give up", |r| {
+            let given_up = GivenUp::at_once(RetryCause::HostLost);
+            retry(r, SEQUENCE, &r.fence(SEQUENCE).unwrap(), &given_up, "", 2)
+        }),
+        ("abandon", |r| abandon(r, SEQUENCE, Outcome::default(), 2)),
         ("ask to cancel", |r| request_cancel(Some((r, SEQUENCE)), &lane(), "", 2)),
         ("move", |r| move_to(Some(r), &lane(), &Lane { priority: Priority::High, ..lane() }, 1, 2)),
         ("expire or refuse", |r| end_unclaimed(Some(r), &lane(), State::Expired, Outcome::default(), 2)),

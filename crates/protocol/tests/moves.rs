@@ -198,8 +198,8 @@ impl World {
                         self.give_back(&ticket);
                         Agent::Free
                     }
-                    other @ (Verdict::Expired { .. } | Verdict::AskHeartbeat(_)) => {
-                        unreachable!("{other:?}: nothing runs out here, and nobody is lost")
+                    other @ (Verdict::Expired { .. } | Verdict::AskHeartbeat(_) | Verdict::Early { .. }) => {
+                        unreachable!("{other:?}: nothing runs out here, nothing rests, and nobody is lost")
                     }
                 }
             }

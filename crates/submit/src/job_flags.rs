@@ -4,6 +4,7 @@ use crate::arguments::Arguments;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::resources::{Policy, ResourceFlags, Wanted, priority};
+use crate::retries::RetryFlags;
 use crate::units::parse_duration;
 use grange_broker_client::submit::Submission;
 use grange_protocol::name::PluginName;
@@ -47,6 +48,8 @@ pub(crate) struct JobFlags {
     /// What is to be done when nobody can start it now [default: GRANGE_POLICY, else queue]
     #[arg(long, value_enum)]
     policy: Option<Policy>,
+    #[command(flatten)]
+    retries: RetryFlags,
     #[command(flatten)]
     resources: ResourceFlags,
 }
@@ -118,8 +121,8 @@ impl JobFlags {
             kwargs,
             stream,
             limits,
+            retry: self.retries.policy(),
             resources: wanted.resources,
-            ..Ticket::default()
         };
         Submission { owner: context.owner.clone(), job: None, lane, ticket, max_wait: self.max_wait }
     }

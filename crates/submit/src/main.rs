@@ -17,6 +17,7 @@ mod job_flags;
 mod nearest;
 mod output;
 mod resources;
+mod retries;
 mod sending;
 mod state_folder;
 mod units;

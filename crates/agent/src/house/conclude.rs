@@ -40,6 +40,7 @@ impl House {
             ack: held.delivery.ack.clone(),
             ticket: held.delivery.subject.clone(),
             copy: TicketCopy::of(&held.delivery),
+            policy: held.delivery.ticket.retry.clone(),
             events: held.events.clone(),
             scratch: held.scratch.clone(),
             folder: held.folder.take(),
@@ -84,6 +85,7 @@ fn ending(how: Conclusion, reported: Option<Ending>) -> Ending {
                     }
                     RetryCause::HostLost => (FailureKind::HostLost, "the host was lost"),
                     RetryCause::GpuFailed => (FailureKind::GpuFailed, "a GPU failed under the run"),
+                    RetryCause::PluginError => (FailureKind::PluginFailed, "the run ended with an error"),
                     RetryCause::NotStarted => {
                         (FailureKind::WorkerCrashed, "handed back before it ran to its end")
                     }

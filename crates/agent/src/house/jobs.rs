@@ -25,12 +25,16 @@ impl House {
                 self.rooms.tasks.spawn(async move { claims.bury(*unusable).await });
                 Input::Unusable { queue }
             }
-            Arrival::Ticket(delivery) => {
+            Arrival::Ticket(mut delivery) => {
                 let (queue, job) = (delivery.queue.clone(), delivery.key.clone());
                 if let Some(held) = self.rooms.jobs.get_mut(&job) {
                     // Delivered again while it is in hand: the newest delivery is the one to settle.
                     held.delivery.ack = delivery.ack;
                     return Input::Unusable { queue };
+                }
+                if let Some(plugin) = self.plugins.get(&queue.lane.plugin) {
+                    let said = &plugin.manifest.retry;
+                    delivery.ticket.retry = delivery.ticket.retry.over(said);
                 }
                 let ms = |s: Option<u32>| s.map(|s| u64::from(s) * 1000);
                 let limits = JobLimits {
@@ -68,7 +72,7 @@ impl House {
                 held.claim = Some(Claimed { record, revision, fence, since: boot_ms() });
                 Some(Input::Claimed { job })
             }
-            ClaimEnd::NotOurs | ClaimEnd::OwnerFull => {
+            ClaimEnd::NotOurs | ClaimEnd::OwnerFull | ClaimEnd::Later { .. } => {
                 self.rooms.coverage.claimed(&job, None);
                 self.rooms.jobs.remove(&job);
                 Some(Input::NotClaimed { job })

@@ -2,9 +2,9 @@
 
 use super::House;
 use super::rooms::WorkerEntry;
-use crate::attempts::ring;
+use crate::attempts::{call, ring};
 use crate::cage::MARK;
-use crate::claims::{ClaimEnd, OWNER_FULL_MS};
+use crate::claims::ClaimEnd;
 use crate::clock::boot_ms;
 use crate::news::HouseEvent;
 use crate::scratch::WorkerFolder;
@@ -70,17 +70,19 @@ impl House {
         self.rooms.coverage.claiming(&job);
         let deciding = self.claims.begin(held.delivery.clone(), ahead).await;
         let (claims, news, subject) = (self.claims.clone(), self.news.clone(), held.delivery.subject.clone());
+        let lane = held.delivery.queue.lane.clone();
         self.rooms.tasks.spawn(async move {
             let end = deciding.await;
-            let is_full = matches!(end, ClaimEnd::OwnerFull);
-            if is_full {
+            if matches!(end, ClaimEnd::OwnerFull) {
                 let _ = news.send(HouseEvent::OwnerFull(job.owner.clone())).await;
             }
-            let _ = news.send(HouseEvent::Claimed(job, Box::new(end))).await;
-            if is_full {
-                tokio::time::sleep(Duration::from_millis(OWNER_FULL_MS)).await;
-                ring(&claims, &subject).await;
-            }
+            let comes_again_ms = end.comes_again_ms();
+            let calls = matches!(end, ClaimEnd::Later { .. });
+            let _ = news.send(HouseEvent::Claimed(job.clone(), Box::new(end))).await;
+            let Some(ms) = comes_again_ms else { return };
+            // Nobody rings when the broker has it back: whoever handed it back does.
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            if calls { call(&claims, &job, &lane).await } else { ring(&claims, &subject).await }
         });
     }
 

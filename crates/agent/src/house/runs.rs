@@ -37,6 +37,7 @@ impl House {
             incarnation: claim.fence.holder.incarnation.clone(),
             ack: held.delivery.ack.clone(),
             ticket: held.delivery.subject.clone(),
+            retry: held.delivery.ticket.retry.clone(),
             supervisor: entry.handle.supervisor,
             supervisor_began: entry.handle.supervisor_began,
             boot: boot_id().to_owned(),

@@ -142,7 +142,7 @@ fn nobody() -> Holder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use grange_protocol::lifecycle::{Claim, RetryCause, claim, request_cancel, retry};
+    use grange_protocol::lifecycle::{Claim, GivenUp, RetryCause, claim, request_cancel, retry};
     use grange_protocol::subject::Queue;
 
     fn running() -> Record {
@@ -159,7 +159,8 @@ mod tests {
             (ended.state, ended.outcome.unwrap().failure.unwrap().kind),
             (State::Failed, FailureKind::HostLost)
         );
-        let back = retry(&held, 9, &held.fence(9).unwrap(), RetryCause::HostLost, "", 2).unwrap();
+        let back =
+            retry(&held, 9, &held.fence(9).unwrap(), &GivenUp::at_once(RetryCause::HostLost), "", 2).unwrap();
         assert_eq!(without_ticket(&back, 10, why(), 3).unwrap().state, State::Failed);
         let asked = request_cancel(Some((&held, 9)), &held.lane(), "", 2).unwrap();
         assert_eq!(without_ticket(&asked, 10, why(), 3).unwrap().state, State::Cancelled);

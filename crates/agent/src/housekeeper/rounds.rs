@@ -188,7 +188,7 @@ impl Rounds {
                 }
                 return Ok(());
             }
-            Verdict::Claim { .. } => return Ok(()),
+            Verdict::Claim { .. } | Verdict::Early { .. } => return Ok(()),
         }
         remove_ticket(&self.broker, ticket.sequence).await
     }

@@ -48,9 +48,11 @@ pub(super) fn errand(
         {
             Errand::Ask
         }
-        Verdict::Claim { .. } | Verdict::Mine | Verdict::Held { .. } | Verdict::AskHeartbeat(_) => {
-            Errand::Leave
-        }
+        Verdict::Claim { .. }
+        | Verdict::Mine
+        | Verdict::Held { .. }
+        | Verdict::Early { .. }
+        | Verdict::AskHeartbeat(_) => Errand::Leave,
     }
 }
 
@@ -128,7 +130,9 @@ impl Deadlines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use grange_protocol::lifecycle::{Claim, RetryCause, claim, end_unclaimed, move_to, queue, retry};
+    use grange_protocol::lifecycle::{
+        Claim, GivenUp, RetryCause, claim, end_unclaimed, move_to, queue, retry,
+    };
     use grange_protocol::record::{Outcome, Record, State};
     use grange_protocol::subject::{Lane, parse_ticket};
     use grange_protocol::ticket::Priority;
@@ -189,7 +193,8 @@ mod tests {
         let held = claim(None, &lane, 1, &by).unwrap();
         assert_eq!(said(&held, NOW - 30_000, None), Care::NeedsTicket);
         assert_eq!(said(&held, NOW - 29_000, None), Care::Leave);
-        let back = retry(&held, 20, &held.fence(20).unwrap(), RetryCause::HostLost, "", 1).unwrap();
+        let back = retry(&held, 20, &held.fence(20).unwrap(), &GivenUp::at_once(RetryCause::HostLost), "", 1)
+            .unwrap();
         assert_eq!(said(&back, NOW - TICKET_COMES_MS, None), Care::NeedsTicket);
         assert_eq!(said(&back, NOW - 1_000, None), Care::Leave);
     }

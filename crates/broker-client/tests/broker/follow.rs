@@ -5,7 +5,7 @@ use crate::submit::echo;
 use grange_broker_client::follow::{Follow, Since, Update};
 use grange_broker_client::submit::{Submission, submit};
 use grange_broker_client::{Error, ErrorKind};
-use grange_protocol::lifecycle::{RetryCause, retry};
+use grange_protocol::lifecycle::{GivenUp, RetryCause, retry};
 use grange_protocol::ownership::Stored;
 use grange_protocol::subject::JobKey;
 use std::time::Duration;
@@ -111,7 +111,7 @@ async fn a_lost_attempt_is_told_apart() {
     let live = Follow::before_submit(&farm.broker, &key).await.unwrap();
     let (first, sequence, lost) = farm.claim(&key, "h1").await;
     farm.chunk(&key, &lost, 0, &[0, 10, 20]).await;
-    let again = retry(&first, sequence, &lost, RetryCause::HostLost, "", 7).unwrap();
+    let again = retry(&first, sequence, &lost, &GivenUp::at_once(RetryCause::HostLost), "", 7).unwrap();
     farm.ledger.write(&key, sequence, &again, None).await.unwrap();
     let (_, _, fence) = farm.claim(&key, "h2").await;
     farm.chunk(&key, &fence, 0, &[0]).await;

@@ -3,7 +3,7 @@
 use super::{Message, plain};
 use grange_protocol::failure::{Failure, FailureKind};
 use grange_protocol::json::Json;
-use grange_protocol::lifecycle::{self, Claim, RetryCause};
+use grange_protocol::lifecycle::{self, Claim, GivenUp, RetryCause};
 use grange_protocol::name::{AgentName, Class, Incarnation, PluginName};
 use grange_protocol::object::ObjectRef;
 use grange_protocol::record::{Holder, Outcome, Record, State, Usage};
@@ -66,7 +66,8 @@ fn claim(before: Option<&Record>, agent: &str, ahead: bool) -> Record {
 
 fn retried(running: &Record, cause: RetryCause, note: &str) -> Record {
     let fence = running.fence(CLAIM).expect("it is held");
-    lifecycle::retry(running, CLAIM, &fence, cause, note, ENDED).expect("the holder may")
+    let given_up = GivenUp::at_once(cause);
+    lifecycle::retry(running, CLAIM, &fence, &given_up, note, ENDED).expect("the holder may")
 }
 
 fn concluded(held: &Record, state: State, outcome: Outcome) -> Record {
