@@ -62,7 +62,7 @@ struct Pending {
     dropped: Option<Dropped>,
     /// The sender runs.
     running: bool,
-    /// Nothing more will come.
+    /// Nothing more is taken: the attempt has ended, whatever its worker still says.
     complete: bool,
     /// Nobody wants it any more.
     abandoned: bool,
@@ -99,6 +99,9 @@ impl EventLog {
     pub fn chunk(&self, text: &str) {
         let mut pending = self.0.lock();
         let pending = &mut *pending;
+        if pending.complete {
+            return;
+        }
         let first = pending.tally.count();
         if planted::is(Bug::LoseChunks) && first % 4 == 3 {
             pending.tally.add(b"lost\n", 1);
@@ -127,6 +130,9 @@ impl EventLog {
     pub fn progress(&self, progress: &Progress) {
         let body = serde_json::to_vec(progress).unwrap_or_default();
         let mut pending = self.0.lock();
+        if pending.complete {
+            return;
+        }
         if pending.waiting.back().is_some_and(|last| last.kind == EventKind::Progress)
             && let Some(last) = pending.waiting.pop_back()
         {
@@ -142,6 +148,9 @@ impl EventLog {
         body.push(b'\n');
         let mut pending = self.0.lock();
         let bytes = body.len() as u64;
+        if pending.complete {
+            return;
+        }
         if pending.log_bytes + bytes > self.0.limits.log_bytes {
             let dropped =
                 pending.dropped.get_or_insert(Dropped { what: "log".to_owned(), lines: 0, bytes: 0 });

@@ -286,6 +286,7 @@ impl Dispatcher {
         self.alarms = self.alarms.split_off(&(now + 1));
         self.resting_owners.retain(|_, until| *until > now);
         self.forget_old_facts(now);
+        self.give_up_stuck(now, out);
         self.enforce(now, out);
         self.end_saving_in_time(now, out);
         self.expect_memory_back(now, out);

@@ -31,6 +31,11 @@ pub(crate) enum Fault {
     OverLimit(String),
 }
 
+/// A worker that was killed is gone after so long, milliseconds, or hangs in the kernel.
+pub(crate) const KILLED_MS: Time = 10_000;
+/// One that was let go has time to clean up, and is killed then.
+pub(crate) const LET_GO_MS: Time = 20_000;
+
 /// One worker process.
 #[derive(Clone, Debug)]
 pub(crate) struct Worker {
@@ -50,6 +55,10 @@ pub(crate) struct Worker {
     /// The plan that it was.
     pub(crate) plan: Option<Claimant>,
     pub(crate) fault: Option<Fault>,
+    /// When it is to be gone, where it was told to end.
+    pub(crate) gone_by: Option<Time>,
+    /// It is not gone by then: nothing waits for its end any more.
+    pub(crate) is_stuck: bool,
     /// Its overrun was said.
     pub(crate) warned: bool,
 }
@@ -61,6 +70,20 @@ pub(crate) struct Claimant(pub(crate) u64);
 impl Worker {
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.stage, Stage::Waiting | Stage::Starting | Stage::Ready)
+    }
+
+    /// It is told to end, and takes nothing more.
+    pub(crate) fn ends_by(&mut self, gone_by: Time) {
+        (self.stage, self.gone_by) = (Stage::Ending, Some(gone_by));
+    }
+
+    /// It was told to end, and its end may still be waited for.
+    pub(crate) fn is_leaving(&self) -> bool {
+        match self.stage {
+            Stage::Ending => !self.is_stuck,
+            Stage::Returning(_) => true,
+            Stage::Waiting | Stage::Starting | Stage::Ready => false,
+        }
     }
 
     /// It has nothing to do and nothing planned for it.

@@ -16,6 +16,9 @@ mod standing;
 #[path = "scripts/stops.rs"]
 mod stops;
 #[cfg(test)]
+#[path = "scripts/stuck.rs"]
+mod stuck;
+#[cfg(test)]
 #[path = "scripts/talk.rs"]
 mod talk;
 #[cfg(test)]

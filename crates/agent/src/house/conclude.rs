@@ -15,7 +15,8 @@ impl House {
     /// Writes how an attempt ended, then deals with its ticket.
     pub(super) fn conclude(&mut self, job: &JobKey, how: Conclusion) {
         let Some(held) = self.rooms.jobs.get_mut(job) else { return };
-        if let Some((worker, run)) = held.run
+        // Its worker may live on: it was killed and hangs. What it says of the run is nobody's any more.
+        if let Some((worker, run)) = held.run.take()
             && let Some(entry) = self.rooms.workers.get_mut(&worker)
         {
             entry.runs.remove(&run);

@@ -1,6 +1,6 @@
 //! Ends of runs and workers, and the way of a grant back: by evidence, not by hope.
 
-use super::{Dispatcher, Touched};
+use super::{Dispatcher, Mode, Touched};
 use crate::jobs::{Phase, StopCause};
 use crate::vocabulary::{Action, Conclusion, RunEnd, Time, WorkerId};
 use crate::workers::{Fault, Stage, Worker};
@@ -21,6 +21,32 @@ impl Dispatcher {
         }
         self.return_grant(id, now, out);
         Touched::Freed(worker.plugin)
+    }
+
+    /// Workers that were told to end and are not gone in time: the processes hang in the kernel, most often with their
+    /// GPU. Their runs end as if they were gone; what they hold stays theirs until they are.
+    pub(super) fn give_up_stuck(&mut self, now: Time, out: &mut Vec<Action>) {
+        let late = |worker: &Worker| {
+            worker.stage == Stage::Ending && !worker.is_stuck && worker.gone_by.is_some_and(|by| by <= now)
+        };
+        let stuck: Vec<WorkerId> =
+            self.workers.iter().filter(|(_, worker)| late(worker)).map(|(id, _)| id).collect();
+        for id in stuck {
+            let Some(entry) = self.workers.get_mut(id) else { continue };
+            let worker = entry.clone();
+            (entry.is_stuck, entry.gives_way_to) = (true, None);
+            entry.given.clear();
+            let text = format!(
+                "a worker of `{}` was killed and does not end; what it holds stays taken until it does",
+                worker.plugin
+            );
+            out.push(Action::Warn { worker: id, text });
+            for (place, key) in worker.given.iter().enumerate() {
+                let running = (place as u64) < u64::from(worker.concurrency);
+                self.end_with_worker(key, &worker, running, out);
+            }
+            self.drop_unsound_plans();
+        }
     }
 
     /// How a job ends whose worker is gone.
@@ -65,7 +91,9 @@ impl Dispatcher {
         (worker.holding.ram_mb, worker.holding.cpus) = (0, 0);
         // It may have been about to leave for another: its room is not free yet.
         self.drop_unsound_plans();
-        out.push(Action::Look);
+        if self.mode != Mode::Exited {
+            out.push(Action::Look);
+        }
     }
 
     pub(super) fn run_ended(

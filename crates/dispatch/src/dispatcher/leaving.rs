@@ -3,7 +3,7 @@
 use super::{Dispatcher, Mode};
 use crate::plugins::Plugin;
 use crate::vocabulary::{Action, Time, WorkerId};
-use crate::workers::{Stage, Worker};
+use crate::workers::{KILLED_MS, LET_GO_MS, Stage, Worker};
 use grange_protocol::name::PluginName;
 
 impl Dispatcher {
@@ -25,11 +25,14 @@ impl Dispatcher {
                 continue;
             }
             let starting = entry.stage == Stage::Starting;
-            entry.stage = Stage::Ending;
+            entry.ends_by(now.saturating_add(if starting { KILLED_MS } else { LET_GO_MS }));
             out.push(if starting { Action::KillWorker { worker } } else { Action::StopWorker { worker } });
         }
-        // Memory that is on its way back keeps nobody from leaving.
-        let processes = self.workers.iter().any(|(_, worker)| !matches!(worker.stage, Stage::Returning(_)));
+        // Memory that is on its way back keeps nobody from leaving, nor does a process that cannot be ended.
+        let processes = self
+            .workers
+            .iter()
+            .any(|(_, worker)| !worker.is_stuck && !matches!(worker.stage, Stage::Returning(_)));
         if self.mode == Mode::Draining && self.jobs.is_empty() && !processes && !self.queues.any_asked() {
             self.mode = Mode::Exited;
             out.push(Action::Exit);
@@ -53,7 +56,7 @@ impl Dispatcher {
         let Some((id, worker)) = spare.and_then(|id| Some((id, self.workers.get_mut(id)?))) else {
             return Vec::new();
         };
-        worker.stage = Stage::Ending;
+        worker.ends_by(now.saturating_add(LET_GO_MS));
         let name = worker.plugin.clone();
         out.push(Action::StopWorker { worker: id });
         let mut left = self.let_spare_ones_go(now, out);

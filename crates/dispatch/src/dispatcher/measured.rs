@@ -2,7 +2,7 @@
 
 use super::{Dispatcher, Mode, Touched};
 use crate::vocabulary::{Action, HostReading, Time, WorkerId};
-use crate::workers::{Fault, Stage, Worker};
+use crate::workers::{Fault, KILLED_MS, Stage, Worker};
 
 impl Dispatcher {
     pub(super) fn host_read(
@@ -35,7 +35,8 @@ impl Dispatcher {
     fn kill_those_on(&mut self, place: usize, out: &mut Vec<Action>) {
         for (worker, entry) in self.workers.iter_mut() {
             if entry.is_live() && entry.stage != Stage::Waiting && entry.holding.devices.contains(&place) {
-                (entry.fault, entry.stage) = (Some(Fault::Gpu), Stage::Ending);
+                entry.fault = Some(Fault::Gpu);
+                entry.ends_by(self.now.saturating_add(KILLED_MS));
                 out.push(Action::KillWorker { worker });
             }
         }
@@ -62,7 +63,7 @@ impl Dispatcher {
             let guessed = self.plugins.get(&worker.plugin).is_some_and(|plugin| plugin.spec.is_learned);
             if kills && !guessed && worker.stage == Stage::Ready {
                 worker.fault = Some(Fault::OverLimit(text));
-                worker.stage = Stage::Ending;
+                worker.ends_by(self.now.saturating_add(KILLED_MS));
                 out.push(Action::KillWorker { worker: id });
             }
         }

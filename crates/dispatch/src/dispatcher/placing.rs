@@ -5,7 +5,7 @@ use crate::host::{Holding, Used};
 use crate::jobs::Phase;
 use crate::plugins::Plugin;
 use crate::vocabulary::{Action, Conclusion, Time, WorkerId};
-use crate::workers::{Claimant, Stage, Worker};
+use crate::workers::{Claimant, LET_GO_MS, Stage, Worker};
 use grange_protocol::failure::Failure;
 use grange_protocol::lifecycle::RetryCause;
 use grange_protocol::name::PluginName;
@@ -159,7 +159,7 @@ impl Dispatcher {
         let (holding, claimant) = booked.map_or((Holding::default(), None), |(h, c)| (h, Some(c)));
         for (id, worker) in self.workers.iter_mut() {
             if claimant.is_some() && worker.gives_way_to == claimant && worker.stage == Stage::Ready {
-                worker.stage = Stage::Ending;
+                worker.ends_by(self.now.saturating_add(LET_GO_MS));
                 out.push(Action::StopWorker { worker: id });
             }
         }
@@ -176,6 +176,8 @@ impl Dispatcher {
             gives_way_to: None,
             plan: claimant,
             fault: None,
+            gone_by: None,
+            is_stuck: false,
             warned: false,
         });
         // `begin_starts` starts what was booked, when it is free.
@@ -236,9 +238,8 @@ impl Dispatcher {
             return Some(true);
         }
         // Room that a stranger took meanwhile does not come, whoever leaves.
-        let leaves = |w: &Worker| matches!(w.stage, Stage::Ending | Stage::Returning(_));
         let leaving: Vec<WorkerId> =
-            self.workers.iter().filter(|(_, w)| leaves(w)).map(|(other, _)| other).collect();
+            self.workers.iter().filter(|(_, w)| w.is_leaving()).map(|(other, _)| other).collect();
         let given = self.given(&leaving, None);
         let fits = worker.asked.is_none() || self.fits_without(&worker.holding, &given, &leaving);
         (fits && self.places_taken(&worker.plugin, &leaving) <= most).then_some(false)

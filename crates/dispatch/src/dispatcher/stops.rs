@@ -3,7 +3,7 @@
 use super::{Dispatcher, Mode, Touched};
 use crate::jobs::{Job, Phase, Stop, StopCause};
 use crate::vocabulary::{Action, Conclusion, Time};
-use crate::workers::Stage;
+use crate::workers::{KILLED_MS, Stage};
 use grange_protocol::lifecycle::RetryCause;
 use grange_protocol::subject::JobKey;
 
@@ -80,7 +80,7 @@ impl Dispatcher {
             let (Some(worker), Some(stop)) = (given(job), job.stop) else { continue };
             let entry = self.workers.get_mut(worker).filter(|entry| entry.is_live());
             if let Some(entry) = entry.filter(|_| stop.kill_at <= now) {
-                entry.stage = Stage::Ending;
+                entry.ends_by(self.now.saturating_add(KILLED_MS));
                 out.push(Action::KillWorker { worker });
             }
         }
@@ -153,7 +153,7 @@ impl Dispatcher {
     pub(super) fn stop_starts(&mut self, out: &mut Vec<Action>) {
         for (worker, entry) in self.workers.iter_mut() {
             if entry.stage == Stage::Starting {
-                entry.stage = Stage::Ending;
+                entry.ends_by(self.now.saturating_add(KILLED_MS));
                 out.push(Action::KillWorker { worker });
             }
         }

@@ -102,7 +102,7 @@ impl Ledger {
     }
 
     fn exit(&mut self) -> Checked {
-        let processes = self.workers.values().filter(|worker| worker.is_process()).count();
+        let processes = self.workers.values().filter(|worker| worker.is_process() && !worker.stuck).count();
         let left = self.jobs.len() + processes;
         let asked = self.shelves.values().any(|shelf| shelf.asked > 0);
         law(Law::Drains, self.mode == Mode::Draining, || "exit without a drain".to_owned())?;

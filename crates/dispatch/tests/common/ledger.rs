@@ -105,6 +105,10 @@ pub(crate) struct Worker {
     pub(crate) warned: bool,
     /// Why it is killed, where that decides how its runs end.
     pub(crate) fault: Option<Orphan>,
+    /// When it is to be gone, where it was told to end.
+    pub(crate) gone_by: Option<Time>,
+    /// It is not gone by then, and not waited for any more.
+    pub(crate) stuck: bool,
 }
 
 impl Worker {
@@ -114,6 +118,19 @@ impl Worker {
 
     pub(crate) fn is_idle(&self) -> bool {
         self.life == Life::Ready && self.given.is_empty()
+    }
+
+    /// Takes its runs off it, each with how it ends without its worker.
+    pub(crate) fn orphans(&mut self) -> Vec<(JobKey, Orphan)> {
+        let how = |place: usize| match self.fault {
+            _ if place >= self.concurrency => Orphan::NotStarted,
+            Some(fault) => fault,
+            None if self.life == Life::Ready => Orphan::Crashed,
+            None => Orphan::NotStarted,
+        };
+        let orphans = self.given.iter().enumerate().map(|(place, job)| (job.clone(), how(place))).collect();
+        self.given.clear();
+        orphans
     }
 
     /// Whether it can run what needs this.

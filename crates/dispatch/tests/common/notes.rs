@@ -1,6 +1,6 @@
 //! What an onlooker writes down when something happens, before the dispatcher answers.
 
-use super::ledger::{At, Cause, Hand, Kept, Ledger, Life, Mode, Orphan, Plugin, Stop, Worker};
+use super::ledger::{At, Cause, Hand, Kept, Ledger, Life, Mode, Plugin, Stop, Worker};
 use super::shelf::{Door, Shelf};
 use grange_dispatch::{Ear, Facts, Input, JobLimits, PluginSpec, Time, WorkerId, WorkerUse};
 use grange_protocol::name::{JobId, PluginName};
@@ -269,14 +269,8 @@ impl Ledger {
     fn exited(&mut self, id: WorkerId, now: Time) {
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_process()) else { return };
         self.shaken = self.step;
-        for (place, job) in std::mem::take(&mut worker.given).iter().enumerate() {
-            let how = match worker.fault {
-                _ if place >= worker.concurrency => Orphan::NotStarted,
-                Some(fault) => fault,
-                None if worker.life == Life::Ready => Orphan::Crashed,
-                None => Orphan::NotStarted,
-            };
-            self.jobs.get_mut(job).unwrap().at = At::Orphaned(how);
+        for (job, how) in worker.orphans() {
+            self.jobs.get_mut(&job).unwrap().at = At::Orphaned(how);
         }
         if worker.grant.devices.is_empty() {
             self.workers.remove(&id);
@@ -285,7 +279,23 @@ impl Ledger {
         // Processes are gone, and with them what they had of the host; only GPUs may be late.
         (worker.life, worker.used) = (Life::Returning(now), WorkerUse::default());
         (worker.grant.ram_mb, worker.grant.cpus) = (0, 0);
-        self.looks = true;
+        self.looks = self.mode != Mode::Exited;
+    }
+
+    /// Whoever was told to end and is not gone in time is said to hang, and its runs end without it.
+    fn give_up_stuck(&mut self, now: Time) {
+        for (id, worker) in &mut self.workers {
+            let late = worker.gone_by.is_some_and(|by| by <= now);
+            if worker.life != Life::Ending || worker.stuck || !late {
+                continue;
+            }
+            worker.stuck = true;
+            self.shaken = self.step;
+            self.warns.insert(*id);
+            for (job, how) in worker.orphans() {
+                self.jobs.get_mut(&job).unwrap().at = At::Orphaned(how);
+            }
+        }
     }
 
     fn ended(&mut self, job: &JobKey, obeyed: bool, run_ms: f64, now: Time) {
@@ -337,6 +347,7 @@ impl Ledger {
             self.facts = None;
             self.plugins.values_mut().for_each(|known| known.warm_elsewhere = false);
         }
+        self.give_up_stuck(now);
         let late = |hand: &Hand| {
             let free = hand.stop.is_none_or(|stop| stop.cause == Cause::Behind);
             matches!(hand.at, At::With(_)) && free && hand.deadline.is_some_and(|d| d <= now)
@@ -367,6 +378,8 @@ impl Ledger {
                 hand.stop = Some(Stop { cause: Cause::Behind, kill_at: Time::MAX });
                 hand.ask = true;
                 self.plugins.get_mut(&hand.queue.lane.plugin).unwrap().ran(250.0);
+                // Seats behind short runs were promised, and are none any more.
+                self.shaken = self.step;
             }
         }
     }

@@ -57,6 +57,8 @@ impl Ledger {
             idle_since: step.now,
             warned: false,
             fault: None,
+            gone_by: None,
+            stuck: false,
         };
         self.workers.insert(id, worker);
         Ok(())
@@ -94,7 +96,8 @@ impl Ledger {
         let over = kept.is_some_and(|kept| step.now - worker.idle_since >= kept);
         let processes = self.workers_of(&worker.plugin).filter(|(_, worker)| worker.is_process()).count();
         let many = processes > known.spec.max_workers as usize;
-        self.workers.get_mut(&id).unwrap().life = Life::Ending;
+        let entry = self.workers.get_mut(&id).unwrap();
+        (entry.life, entry.gone_by) = (Life::Ending, Some(step.now + 20_000));
         if self.mode != Mode::Working || known.gone || over || many {
             return Ok(());
         }
@@ -162,7 +165,7 @@ impl Ledger {
         let right = worker.is_live() && (late || unborn || ill);
         law(Law::Stops, right, || format!("{id:?} is killed: {worker:?}"))?;
         self.shaken = self.step;
-        worker.life = Life::Ending;
+        (worker.life, worker.gone_by) = (Life::Ending, Some(step.now + 10_000));
         Ok(())
     }
 }

@@ -47,6 +47,15 @@ struct Worker {
     concurrency: usize,
     given: Vec<JobKey>,
     asked_to_stop: BTreeSet<JobKey>,
+    /// Those that waited behind others then: nobody waits for them to stop once they have begun.
+    asked_behind: BTreeSet<JobKey>,
+}
+
+impl Worker {
+    /// Whether a job waits behind others.
+    fn is_behind(&self, job: &JobKey) -> bool {
+        self.given.iter().take(self.concurrency).all(|running| running != job)
+    }
 }
 
 /// Something that will happen.
@@ -57,7 +66,8 @@ pub(crate) enum Pending {
     Claim(JobKey),
     Start(WorkerId),
     Run(WorkerId, JobKey),
-    Exit(WorkerId),
+    /// A worker is gone, not before this time.
+    Exit(WorkerId, Time),
     Settle(JobKey, bool),
     /// A ticket comes back to its queue, not before this time.
     Back(JobKey, Time),
@@ -140,7 +150,7 @@ impl World {
     /// A worker dies by itself; it is heard of later.
     pub(crate) fn crash(&mut self, choices: &mut Choices) {
         if let Some(id) = self.workers.keys().nth(choices.pick(self.workers.len())).copied() {
-            self.die(id);
+            self.die(id, 0);
         }
     }
 
@@ -174,6 +184,7 @@ impl World {
                     concurrency,
                     given: Vec::new(),
                     asked_to_stop: BTreeSet::new(),
+                    asked_behind: BTreeSet::new(),
                 };
                 self.workers.insert(*worker, fake);
                 self.pending.push(Pending::Start(*worker));
@@ -187,9 +198,14 @@ impl World {
             Action::CancelRun { worker, job } => {
                 if let Some(fake) = self.workers.get_mut(worker) {
                     fake.asked_to_stop.insert(job.clone());
+                    if fake.is_behind(job) {
+                        fake.asked_behind.insert(job.clone());
+                    }
                 }
             }
-            Action::StopWorker { worker } | Action::KillWorker { worker } => self.die(*worker),
+            // Some hang in the kernel.
+            Action::StopWorker { worker } => self.die(*worker, choices.of(&[0, 0, 0, 0, 0, 0, 0, 25_000])),
+            Action::KillWorker { worker } => self.die(*worker, choices.of(&[0, 0, 9_000, 14_000])),
             Action::Look => self.look(),
             Action::Save { queue } => self.pending.push(Pending::Save(queue.clone())),
             Action::Conclude { job, how } => {
@@ -216,7 +232,11 @@ impl World {
             Pending::Claim(job) => Some(self.claim(job, choices)),
             Pending::Start(id) => self.start(id, choices),
             Pending::Run(id, job) => self.run(id, job, choices),
-            Pending::Exit(worker) => self.exit(worker, choices),
+            Pending::Exit(worker, at) if at > self.now => {
+                self.pending.push(Pending::Exit(worker, at));
+                None
+            }
+            Pending::Exit(worker, _) => self.exit(worker, choices),
             Pending::Settle(job, again) => {
                 match self.tickets.get(&job) {
                     Some(ticket) if again && !ticket.elsewhere => self.put_back(&job),
@@ -262,10 +282,10 @@ impl World {
         }
     }
 
-    fn die(&mut self, id: WorkerId) {
+    fn die(&mut self, id: WorkerId, hangs_ms: Time) {
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| !worker.dying) else { return };
         worker.dying = true;
-        self.pending.push(Pending::Exit(id));
+        self.pending.push(Pending::Exit(id, self.now + hangs_ms));
     }
 
     fn exit(&mut self, worker: WorkerId, choices: &mut Choices) -> Option<Input> {
@@ -343,9 +363,9 @@ impl World {
 
     fn run(&mut self, id: WorkerId, job: JobKey, choices: &mut Choices) -> Option<Input> {
         let worker = self.workers.get_mut(&id).filter(|worker| !worker.dying)?;
-        let behind = worker.given.iter().take(worker.concurrency).all(|running| *running != job);
-        let asked = worker.asked_to_stop.contains(&job);
+        let (behind, asked) = (worker.is_behind(&job), worker.asked_to_stop.contains(&job));
         let stubborn = self.tickets.get(&job).is_some_and(|ticket| ticket.stubborn);
+        let stubborn = stubborn && !worker.asked_behind.contains(&job);
         let hangs = if asked { stubborn } else { choices.one_in(2) };
         if hangs || (behind && !asked) {
             self.pending.push(Pending::Run(id, job));
