@@ -4,6 +4,7 @@
 use grange_agent::config::{Config, Flags};
 use grange_protocol::manifest::{EnvironmentSpec, Manifest, PluginLimits};
 use grange_protocol::resource::ResourceRequest;
+use grange_protocol::retry::{self, RetryPolicy};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -87,11 +88,12 @@ fn the_page_of_plugins_has_every_key_of_a_manifest_and_its_default() {
         "config_schema": {}, "resources": {}});
     let whole = Manifest::read(whole.to_string().as_bytes()).unwrap();
     let mut all: BTreeSet<String> = keys(&serde_json::to_value(&whole).unwrap()).into_iter().collect();
-    assert!(all.remove("limits"));
+    assert!(all.remove("limits") && all.remove("retry"));
     all.insert("environment".to_owned());
     let sections = [
         ("environment", keys(&serde_json::to_value(EnvironmentSpec::default()).unwrap())),
         ("limits", keys(&serde_json::to_value(PluginLimits::default()).unwrap())),
+        ("retry", keys(&serde_json::to_value(whole_policy()).unwrap())),
         ("resources", expected(&resources(r#"{"nothing_of_this_name":1}"#).unwrap_err())),
     ];
     for (section, inner) in sections {
@@ -107,15 +109,30 @@ fn the_page_of_plugins_has_every_key_of_a_manifest_and_its_default() {
         };
         match key.split_once('.') {
             None => least[key] = default,
-            Some(("limits", inner)) => least["limits"][inner] = default,
+            Some((section @ ("limits" | "retry"), inner)) => least[section][inner] = default,
             Some(_) => {}
         }
     }
-    assert_eq!(Manifest::read(least.to_string().as_bytes()).unwrap(), implicit, "{least}");
+    let mut explicit = Manifest::read(least.to_string().as_bytes()).unwrap();
+    let said = std::mem::take(&mut explicit.retry);
+    assert_eq!(explicit, implicit, "{least}");
+    assert_eq!(said, whole_policy(), "{least}");
     assert!(
         least["limits"]["cancel_grace_s"] == 5 && least["max_workers"] == 1,
         "defaults were read: {least}"
     );
+}
+
+/// A policy that says what holds where nothing is said.
+fn whole_policy() -> RetryPolicy {
+    RetryPolicy {
+        max_attempts: Some(retry::MAX_ATTEMPTS),
+        worker_crashes: Some(retry::WORKER_CRASHES),
+        host_losses: Some(retry::HOST_LOSSES),
+        backoff_ms: Some(retry::BACKOFF_MS),
+        backoff_max_ms: Some(retry::BACKOFF_MAX_MS),
+        kinds: Some(retry::KINDS.to_vec()),
+    }
 }
 
 fn resources(text: &str) -> Result<ResourceRequest, String> {

@@ -35,8 +35,6 @@ pub struct PluginLimits {
     pub cancel_grace_s: u32,
     /// How long an idle worker stays, seconds; None: until somebody needs its room.
     pub keep_warm_s: Option<u32>,
-    /// Longest time of a run without a chunk, progress or log line, seconds; None: no limit.
-    pub idle_timeout_s: Option<u32>,
     /// Most host memory of a worker, MiB; None: what it was given.
     pub memory_mb: Option<u64>,
 }
@@ -48,7 +46,6 @@ impl Default for PluginLimits {
             timeout_s: None,
             cancel_grace_s: 5,
             keep_warm_s: None,
-            idle_timeout_s: None,
             memory_mb: None,
         }
     }

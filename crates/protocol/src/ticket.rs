@@ -81,12 +81,6 @@ pub struct TimeLimits {
     /// How long a cancelled run may take to stop by itself, seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cancel_grace_s: Option<u32>,
-    /// Longest time from the claim until a worker is ready for it, seconds. None: the plugin's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub start_timeout_s: Option<u32>,
-    /// Longest time of a run without a chunk, progress or log line, seconds. None: no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub idle_timeout_s: Option<u32>,
     /// What happens when the lease ends while the broker is out of the agent's reach.
     #[serde(skip_serializing_if = "is_default")]
     pub on_partition: OnPartition,
