@@ -310,6 +310,12 @@ impl Queues {
         self.known.values_mut().flat_map(BTreeMap::values_mut).for_each(Knowledge::forget);
     }
 
+    /// Whether a pull of this queue is out.
+    pub(crate) fn is_asked(&self, queue: &Queue) -> bool {
+        let known = self.known.get(&queue.lane.plugin).and_then(|queues| queues.get(queue));
+        known.is_some_and(|known| known.asked > 0)
+    }
+
     /// Whether any pull is out.
     pub(crate) fn any_asked(&self) -> bool {
         self.known.values().flat_map(BTreeMap::values).any(|known| known.asked > 0)

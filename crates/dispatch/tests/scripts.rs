@@ -305,10 +305,7 @@ fn a_crash_retries_what_ran_and_hands_back_what_was_behind() {
 
 #[test]
 fn a_crash_leaves_what_waits_to_the_next_worker() {
-    let mut t = Talk::swept(spec(1, 1));
-    t.running("a");
-    t.says(Input::Reconnected, &[]);
-    t.says(Talk::delivered("b"), &["claim b"]);
+    let mut t = Talk::one_runs_and_wait(&["b"]);
     t.says(Talk::claimed("b"), &[]);
     t.says(Talk::exited(1), &["conclude a: retry, WorkerCrashed", "spawn w2"]);
     t.says(Talk::ready(2), &["run b on w2"]);
@@ -348,19 +345,14 @@ fn free_workers_are_filled_before_anything_is_held_ahead() {
 
 #[test]
 fn a_plugin_that_goes_hands_back_what_waits_and_lets_the_rest_finish() {
-    let mut t = Talk::swept(spec(1, 1));
-    t.running("a");
-    t.says(Input::Reconnected, &[]);
-    t.says(Talk::delivered("b"), &["claim b"]);
+    let mut t = Talk::one_runs_and_wait(&["b", "c"]);
     t.says(Talk::claimed("b"), &[]);
-    t.says(Talk::delivered("c"), &["claim c"]);
     t.says(Talk::plugin_gone(), &["conclude b: retry, NotStarted"]);
     t.says(Talk::claimed("c"), &["conclude c: retry, NotStarted"]);
     t.says(Talk::delivered("d"), &["return d"]);
     t.says(Talk::ended("a", 50.0), &["conclude a: reported", "stop w1"]);
     t.says(Talk::exited(1), &[]);
-    let again = ["pull any/urgent 1"];
-    t.says(Talk::plugin_ready(spec(1, 1)), &again);
+    t.says(Talk::plugin_ready(spec(1, 1)), &["pull default/urgent 1"]);
 }
 
 #[test]

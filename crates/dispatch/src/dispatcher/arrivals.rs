@@ -118,6 +118,7 @@ impl Dispatcher {
         out: &mut Vec<Action>,
     ) -> Touched {
         let name = queue.lane.plugin.clone();
+        let was_asked = self.queues.is_asked(queue);
         self.queues.delivered(queue, Some(&job.job));
         if self.jobs.contains_key(&job) {
             return Touched::One(name);
@@ -134,6 +135,15 @@ impl Dispatcher {
         if needed.is_some_and(|needed| self.lack_for_good(needed).is_some()) {
             self.queues.went_back(queue, &job.job);
             out.push(Action::Return { job, delay_ms: TOO_BIG_MS });
+            return Touched::One(name);
+        }
+        // The answer to a pull that was given up, or that a lost connection took along: no seat was kept for it.
+        if !was_asked
+            && self.free_seats(&name, shape) == 0
+            && !self.plan(&name, shape, Some(u8::MAX), self.now)
+        {
+            self.queues.went_back(queue, &job.job);
+            out.push(Action::Return { job, delay_ms: 0 });
             return Touched::One(name);
         }
         let ahead = self.is_ahead(&name);

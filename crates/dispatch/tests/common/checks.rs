@@ -129,8 +129,12 @@ impl Ledger {
         if gone || self.mode != Mode::Working {
             return law(Law::SettledOnce, delay_ms == 0, || format!("{job} is kept from others"));
         }
+        if delay_ms == 0 {
+            let full = hand.stray.is_some_and(|room| room != Some(true));
+            return law(Law::Capacity, full, || format!("{job} is returned, and could start: {hand:?}"));
+        }
         let never = self.never_fits(&hand);
-        law(Law::Unplaceable, never && delay_ms > 0, || format!("{job} is returned, and could run: {hand:?}"))
+        law(Law::Unplaceable, never, || format!("{job} is returned, and could run: {hand:?}"))
     }
 
     /// Whether a job asks, exactly, for more than this host will ever have.
@@ -147,6 +151,7 @@ impl Ledger {
         };
         hand.at = At::Claiming;
         let (hand, name) = (hand.clone(), hand.plugin().clone());
+        law(Law::Capacity, hand.stray != Some(Some(false)), || format!("{job} is claimed without room"))?;
         let open = self.plugins.get(&name).is_some_and(|known| !known.gone);
         law(Law::InOrder, open, || format!("{job} is claimed for a plugin that is gone"))?;
         law(Law::Unplaceable, !self.never_fits(&hand), || format!("{job} is claimed, and never fits"))?;

@@ -70,6 +70,8 @@ pub(crate) struct Hand {
     pub(crate) ask: bool,
     /// In which step its seat was promised.
     pub(crate) step: usize,
+    /// No pull was out that it could have answered: whether there was room for it, where that is certain.
+    pub(crate) stray: Option<Option<bool>>,
 }
 
 impl Hand {
@@ -323,6 +325,13 @@ impl Ledger {
     /// All that is held of the host.
     pub(crate) fn all_held(&self) -> Vec<Held<'_>> {
         self.workers.values().map(|worker| (&worker.grant, &worker.used)).collect()
+    }
+
+    /// GPUs whose driver does not tell who uses what, with a worker that was given no memory of them.
+    pub(crate) fn untold(&self) -> BTreeSet<String> {
+        let unchecked = self.workers.values().filter(|worker| worker.grant.vram_mb == 0);
+        let on = unchecked.flat_map(|worker| worker.grant.devices.iter().cloned());
+        on.filter(|uuid| !self.estate.gpus[uuid].reading.attributed).collect()
     }
 
     /// How many more tickets of an owner may be asked for.

@@ -123,7 +123,8 @@ impl Life {
                 Ok(())
             }
             87 => self.toggle(),
-            88 => self.reconnect(),
+            88 if self.choices.one_in(2) => self.reconnect(),
+            88 => self.give_up_a_pull(),
             89..=92 => self.repeat(),
             93 => self.strange(),
             94 => {
@@ -273,6 +274,15 @@ impl Life {
         }
     }
 
+    /// A pull counts as overdue. It may still be answered.
+    fn give_up_a_pull(&mut self) -> Checked {
+        let out = self.world.pending.iter().find_map(|pending| match pending {
+            Pending::Pull(queue, _) => Some(queue.clone()),
+            _ => None,
+        });
+        out.map_or(Ok(()), |queue| self.feed(Input::PullEnded { queue }))
+    }
+
     /// An earlier input once more, where it says nothing new any more.
     fn repeat(&mut self) -> Checked {
         let back = self.choices.pick(12.min(self.watch.log.len()));
@@ -338,7 +348,10 @@ impl Life {
 
     /// Tickets that have not come to their end, and would fit this host if nobody else were on it.
     fn left(&self) -> impl Iterator<Item = (&JobKey, &Queue)> {
-        let room = self.watch.ledger.estate.room(&[]);
+        let mut room = self.watch.ledger.estate.room(&[]);
+        // Where nobody tells who uses what, an idle worker that was given no memory counts as a stranger.
+        let untold = self.watch.ledger.untold();
+        room.devices.retain(|device| !untold.contains(&device.uuid));
         let open = self.world.tickets.iter().filter(|(_, ticket)| ticket.place != Place::Gone);
         let fits = open.filter(move |(_, ticket)| {
             let lane = &ticket.queue.lane;

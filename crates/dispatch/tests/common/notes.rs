@@ -27,7 +27,7 @@ impl Ledger {
             }
             Input::Bell { queue, job, ear, hops } => self.rings(queue, job, (*ear, *hops), now),
             Input::Delivered { queue, job, limits, resources } => {
-                self.delivered(queue, job, *limits, resources.as_deref());
+                self.delivered(now, queue, job, *limits, resources.as_deref());
             }
             Input::Unusable { queue } => self.came(queue, None),
             Input::PullEnded { queue } => {
@@ -157,13 +157,7 @@ impl Ledger {
         }
         // Heard in turn with others, by an agent that can do nothing with it by now.
         if ear != Ear::All && hops == 0 && !self.is_brief(name) {
-            let room = if self.is_light(name) {
-                Some(self.free_light(name, now) > 0)
-            } else {
-                let certain = self.is_quiet() && self.saving.kept.is_none();
-                certain.then(|| self.surely_fits(name, &queue.lane.class, now))
-            };
-            self.passes = Some((queue.clone(), job.clone(), room));
+            self.passes = Some((queue.clone(), job.clone(), self.room_for(queue, now)));
         }
         let shelf = self.shelves.get_mut(queue).unwrap();
         if ear == Ear::All {
@@ -171,6 +165,16 @@ impl Ledger {
         } else {
             shelf.ring(job, now, patience);
         }
+    }
+
+    /// Whether a job of this queue could start, where that is certain.
+    fn room_for(&self, queue: &Queue, now: Time) -> Option<bool> {
+        let name = &queue.lane.plugin;
+        if self.is_light(name) {
+            return Some(self.free_light(name, now) > 0);
+        }
+        let certain = self.is_quiet() && self.saving.kept.is_none();
+        certain.then(|| self.surely_fits(name, &queue.lane.class, now))
     }
 
     /// A pull brought one of what it asked for.
@@ -190,6 +194,7 @@ impl Ledger {
 
     fn delivered(
         &mut self,
+        now: Time,
         queue: &Queue,
         job: &JobKey,
         limits: JobLimits,
@@ -198,6 +203,9 @@ impl Ledger {
         let promised = self.shelves.get(queue).filter(|shelf| shelf.asked > 0).map(|shelf| shelf.step);
         self.shaken = if promised.is_none() { self.step } else { self.shaken };
         self.came(queue, Some(&job.job));
+        let name = &queue.lane.plugin;
+        let here = self.plugins.get(name).is_some_and(|known| !known.gone);
+        let stray = (promised.is_none() && here).then(|| self.room_for(queue, now));
         self.jobs.entry(job.clone()).or_insert_with(|| Hand {
             queue: queue.clone(),
             at: At::Delivered,
@@ -210,6 +218,7 @@ impl Ledger {
             stop: None,
             ask: false,
             step: promised.unwrap_or(0),
+            stray,
         });
     }
 

@@ -63,17 +63,15 @@ fn a_run_behind_another_has_its_time_from_its_own_start() {
 
 #[test]
 fn a_killed_worker_has_its_place_until_it_is_gone() {
-    let mut t = Talk::swept(spec(1, 1));
-    t.running("a");
+    let mut t = Talk::one_runs_and_wait(&["b"]);
     t.says(Talk::cancel("a"), &["cancel a on w1"]);
-    t.says(Talk::delivered("b"), &["claim b"]);
     t.says(Talk::claimed("b"), &[]);
     t.now = 1_000;
     t.says(Input::Tick, &["kill w1"]);
     t.says(Talk::obeyed("a"), &["conclude a: cancelled"]);
     t.says(Talk::cancel("b"), &["conclude b: cancelled"]);
-    t.says(Talk::exited(1), &["pull any/urgent 1"]);
-    t.says(Talk::delivered_from("any/urgent", "c"), &["claim c"]);
+    t.says(Talk::exited(1), &["pull default/urgent 1"]);
+    t.says(Talk::delivered_from("default/urgent", "c"), &["claim c"]);
     t.says(Talk::claimed("c"), &["spawn w2"]);
 }
 
@@ -154,4 +152,22 @@ fn bells_that_are_answered_do_not_put_off_the_next_look_at_their_lane() {
     ] {
         t.says(Talk::pull_ended(lane), &[next]);
     }
+}
+
+#[test]
+fn what_comes_late_is_claimed_where_there_is_room_and_else_handed_back() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
+    // Nobody answered in time; another job came meanwhile.
+    t.says(Talk::pull_ended("default/normal"), &[]);
+    t.says(Talk::bell("high", "b"), &["pull default/high 1 wait"]);
+    t.says(Talk::delivered_from("default/high", "b"), &["claim b"]);
+    t.says(Talk::delivered("a"), &["return a"]);
+    t.says(Talk::claimed("b"), &["spawn w1"]);
+    t.says(Talk::delivered("a"), &["return a"]);
+    t.says(Talk::ready(1), &["run b on w1"]);
+    let said = t.hears(Talk::ended("b", 50.0));
+    t.sweep(said);
+    t.says(Talk::delivered("a"), &["claim a"]);
+    t.says(Talk::claimed("a"), &["run a on w1"]);
 }

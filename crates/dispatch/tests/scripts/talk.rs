@@ -116,6 +116,20 @@ impl Talk {
         assert!(said.iter().any(|s| s.starts_with(&format!("run {job} "))), "{said:?}");
     }
 
+    /// `a` runs on the only worker that there may be by now, and these wait: there was to be a worker for each.
+    #[track_caller]
+    pub(crate) fn one_runs_and_wait(jobs: &[&str]) -> Self {
+        let workers = 1 + u32::try_from(jobs.len()).unwrap();
+        let mut talk = Self::swept(spec(1, workers));
+        talk.running("a");
+        talk.says(Input::Reconnected, &[&format!("pull any/urgent {}", jobs.len())]);
+        for job in jobs {
+            talk.says(Self::delivered_from("any/urgent", job), &[&format!("claim {job}")]);
+        }
+        talk.tell(Self::plugin_ready(spec(1, 1)));
+        talk
+    }
+
     /// A run of one millisecond has been seen.
     #[track_caller]
     pub(crate) fn learn_short(&mut self) {
