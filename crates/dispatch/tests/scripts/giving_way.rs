@@ -106,3 +106,16 @@ fn who_waits_for_memory_to_be_back_keeps_the_core_that_it_was_promised() {
     let spawned = t.hears(gpu_host(0, t.now));
     assert!(spawned[0].starts_with("spawn w3 of c"), "{spawned:?}");
 }
+
+#[test]
+fn who_comes_runs_as_many_as_its_plugin_may_by_then() {
+    let mut t = two_idle();
+    t.says(Talk::bell("default/normal/c", "x"), &["pull default/normal/c 1 wait"]);
+    t.says(Talk::delivered_from("default/normal/c", "x"), &["claim x"]);
+    t.says(Talk::claimed("x"), &["stop w1"]);
+    let request = ResourceRequest { cpus: 1, ..ResourceRequest::default() };
+    t.tell(Talk::named_ready("c", PluginSpec { request, ..spec(2, 1) }));
+    t.tell(Talk::exited(1));
+    t.says(Talk::ready(3), &["run x on w3"]);
+    t.says(Talk::bell("default/normal/c", "y"), &["pull default/normal/c 1 wait"]);
+}

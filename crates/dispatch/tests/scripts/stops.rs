@@ -266,3 +266,37 @@ fn one_that_begins_before_it_is_handed_back_ends_as_it_does() {
     let said = t.hears(Talk::ended("b", 1.0));
     assert_eq!(said[0], "conclude b: reported");
 }
+
+#[test]
+fn nobody_is_handed_back_while_one_of_the_runs_before_it_is_young() {
+    let mut t = Talk::swept(spec(2, 1));
+    t.learn_short();
+    t.running("a");
+    t.now = 200;
+    t.running("b");
+    t.says(Talk::bell("normal", "c"), &["pull default/normal 1 wait"]);
+    let said = t.hears(Talk::delivered("c"));
+    assert_eq!(said[0], "claim c ahead");
+    t.sweep(said);
+    t.says(Talk::claimed("c"), &["run c on w1"]);
+    t.now = 450;
+    t.says(Input::Tick, &[]);
+    t.now = 451;
+    t.says(Input::Tick, &["cancel c on w1"]);
+}
+
+#[test]
+fn a_worker_is_idle_from_when_it_is_up() {
+    let mut t = Talk::swept(grange_dispatch::PluginSpec { keep_warm_ms: Some(1_000), ..spec(1, 1) });
+    t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);
+    t.says(Talk::delivered("a"), &["claim a"]);
+    t.says(Talk::claimed("a"), &["spawn w1"]);
+    t.says(Talk::cancel("a"), &["conclude a: cancelled"]);
+    t.now = 1_500;
+    t.says(Talk::ready(1), &[]);
+    t.now = 2_499;
+    let said = t.hears(Input::Tick);
+    t.sweep(said);
+    t.now = 2_500;
+    t.says(Input::Tick, &["stop w1"]);
+}

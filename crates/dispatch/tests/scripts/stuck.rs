@@ -133,3 +133,21 @@ fn nobody_waits_for_the_room_of_a_worker_that_does_not_go() {
     t.now = 20_000;
     t.says(Input::Tick, &[WARNS, "conclude b: retry, NotStarted"]);
 }
+
+#[test]
+fn whoever_waits_behind_a_run_on_a_gpu_that_fails_never_started() {
+    let mut t = on_gpu(gpu_spec(1), &["first"]);
+    let said = t.hears(Talk::ended("first", 1.0));
+    t.sweep(said);
+    t.tell(Talk::settled("first"));
+    t.running("a");
+    t.says(Talk::bell("normal", "b"), &["pull default/normal 1 wait"]);
+    let said = t.hears(Talk::delivered("b"));
+    assert_eq!(said[0], "claim b ahead");
+    t.sweep(said);
+    t.says(Talk::claimed("b"), &["run b on w1"]);
+    t.now = 100;
+    t.says(Talk::host(&reading(100, Some("XID 79"))), &["kill w1"]);
+    let said = t.hears(Talk::exited(1));
+    assert_eq!(said[..2], ["conclude a: retry, GpuFailed", "conclude b: retry, NotStarted"]);
+}
