@@ -48,6 +48,7 @@ fn runs_on_a_gpu_that_hangs_are_tried_elsewhere_and_its_grant_stays_out() {
     t.says(Talk::settled("a"), &[]);
     t.says(Talk::settled("b"), &[]);
     assert_eq!(t.dispatcher.host().devices[0].granted_mb, 8_000);
+    assert_eq!(t.dispatcher.workers()[0].running, 0);
     t.now = 10_200;
     t.says(Input::Tick, &[]);
     // Late words do nothing twice.
@@ -150,4 +151,22 @@ fn whoever_waits_behind_a_run_on_a_gpu_that_fails_never_started() {
     t.says(Talk::host(&reading(100, Some("XID 79"))), &["kill w1"]);
     let said = t.hears(Talk::exited(1));
     assert_eq!(said[..2], ["conclude a: retry, GpuFailed", "conclude b: retry, NotStarted"]);
+}
+
+#[test]
+fn a_little_memory_that_stays_is_no_reason_to_keep_a_grant() {
+    let mut t = on_gpu(gpu_spec(1), &["a"]);
+    t.now = 100;
+    t.tell(Talk::exited(1));
+    let left = |at: u64, mb: u64| {
+        let mut look = reading(at, None);
+        (look.devices[0].used_mb, look.devices[0].leftover_mb) = (mb, mb);
+        Talk::host(&look)
+    };
+    t.now = 200;
+    t.tell(left(200, 65));
+    assert_eq!(t.dispatcher.host().devices[0].granted_mb, 8_000);
+    t.now = 300;
+    t.tell(left(300, 64));
+    assert_eq!(t.dispatcher.host().devices[0].granted_mb, 0);
 }
