@@ -119,3 +119,15 @@ fn who_comes_runs_as_many_as_its_plugin_may_by_then() {
     t.says(Talk::ready(3), &["run x on w3"]);
     t.says(Talk::bell("default/normal/c", "y"), &["pull default/normal/c 1 wait"]);
 }
+
+#[test]
+fn owners_of_one_level_share_what_is_free() {
+    let mut t = Talk::new();
+    t.tell(Talk::plugin_ready(spec(4, 1)));
+    for queue in ["default/normal", "default/normal/ocr/bob"] {
+        let said = t.hears(Talk::open(queue));
+        t.sweep(said);
+    }
+    t.says(Input::Reconnected, &["pull default/normal 2"]);
+    t.says(Talk::pull_ended("default/normal"), &["pull default/normal/ocr/bob 4"]);
+}
