@@ -111,6 +111,7 @@ impl House {
         let input = match event {
             HouseEvent::Bell(Bell { queue, job, ear, hops }) => Some(Input::Bell { queue, job, ear, hops }),
             HouseEvent::PullEnded(queue, end) => self.pull_ended(queue, end).await,
+            HouseEvent::FoundEmpty(queue) => Some(Input::FoundEmpty { queue }),
             HouseEvent::Opened(queue, opening) => Some(self.queue_opened(queue, opening)),
             HouseEvent::Queues(found) => return self.queues_found(found).await,
             HouseEvent::NoStreams(why) => return self.no_streams(&why),

@@ -111,6 +111,8 @@ pub enum HouseEvent {
     Arrived(Box<Arrival>),
     /// A pull ended with less than it asked for.
     PullEnded(Queue, PullEnd),
+    /// A look that took nothing found a queue empty.
+    FoundEmpty(Queue),
     /// A queue's consumer was made, or could not be.
     Opened(Queue, Opening),
     /// These queues have consumers.

@@ -21,6 +21,11 @@ use tokio::task::AbortHandle;
 const WAIT_MS: u64 = 100;
 /// A pull that nobody answered is over after this, milliseconds beyond its own time.
 const OVERDUE_MS: u64 = 3_000;
+/// A look: a pull that takes nothing, because no ticket is so small. The server answers an empty queue with "no messages",
+/// another one with "message size exceeds max bytes", and counts no delivery.
+const PEEK: &str = r#"{"batch":1,"no_wait":true,"max_bytes":1}"#;
+/// Status: the queue is empty.
+const NO_MESSAGES: u16 = 404;
 /// Status: nobody takes pulls of this queue.
 const NO_RESPONDERS: u16 = 503;
 /// Status: the pull ends; its text says why.
@@ -34,13 +39,22 @@ struct Out {
     over_at_ms: u64,
 }
 
-/// What is out: one pull of each queue. The subject of an answer ends in the pull's number, so that what comes late of
+/// What is out: one pull and one look of each queue. The subject of an answer ends in the pull's number, so that what comes late of
 /// an earlier pull does not end a later one.
 #[derive(Default)]
 struct Asked {
     newest: u64,
     out: HashMap<Queue, Out>,
     queues: HashMap<u64, Queue>,
+    /// The newest look into each queue.
+    looks: HashMap<Queue, u64>,
+    looked_into: HashMap<u64, Queue>,
+}
+
+/// Whose answer came.
+enum Answered {
+    Pull(Queue, bool),
+    Look(Queue),
 }
 
 /// The agent's end of the queues.
@@ -97,6 +111,18 @@ impl Pulls {
         }
     }
 
+    /// Looks which of these queues are empty, all at once. A look that is not answered changes nothing.
+    pub async fn peek(&self, queues: &[Queue]) {
+        for queue in queues {
+            let reply = format!("{}.{}", self.inbox, lock(&self.asked).look(queue));
+            let sent =
+                self.client.publish_with_reply(queue.pull(), reply, Bytes::from_static(PEEK.as_bytes()));
+            if let Err(error) = sent.await {
+                tracing::debug!(%queue, %error, "look not sent");
+            }
+        }
+    }
+
     /// Queues whose pull was not answered in time; they count as ended.
     pub fn overdue(&self) -> Vec<Queue> {
         let now = boot_ms();
@@ -114,6 +140,8 @@ impl Pulls {
         let mut asked = lock(&self.asked);
         asked.out.clear();
         asked.queues.clear();
+        asked.looks.clear();
+        asked.looked_into.clear();
     }
 }
 
@@ -144,6 +172,15 @@ impl Asked {
         self.newest
     }
 
+    fn look(&mut self, queue: &Queue) -> u64 {
+        self.newest += 1;
+        if let Some(before) = self.looks.insert(queue.clone(), self.newest) {
+            self.looked_into.remove(&before);
+        }
+        self.looked_into.insert(self.newest, queue.clone());
+        self.newest
+    }
+
     fn close(&mut self, queue: &Queue) {
         if let Some(out) = self.out.remove(queue) {
             self.queues.remove(&out.number);
@@ -160,7 +197,16 @@ impl Asked {
         }
     }
 
-    /// A status came: the pull of this number is over. Its queue, and whether it waited.
+    /// A status came: the look or the pull of this number is over.
+    fn answered(&mut self, number: u64) -> Option<Answered> {
+        if let Some(queue) = self.looked_into.remove(&number) {
+            self.looks.remove(&queue);
+            return Some(Answered::Look(queue));
+        }
+        self.over(number).map(|(queue, waited)| Answered::Pull(queue, waited))
+    }
+
+    /// The pull of this number is over. Its queue, and whether it waited.
     fn over(&mut self, number: u64) -> Option<(Queue, bool)> {
         let queue = self.queues.remove(&number)?;
         let out = self.out.remove(&queue)?;
@@ -174,8 +220,15 @@ async fn receive(mut arriving: Subscriber, asked: Arc<Mutex<Asked>>, news: mpsc:
         let event = match message.status.map(|status| status.as_u16()) {
             Some(status) => {
                 let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
-                let queue = number.and_then(|number| lock(&asked).over(number));
-                queue.map(|(queue, waited)| HouseEvent::PullEnded(queue, end_of(status, &message, waited)))
+                match number.and_then(|number| lock(&asked).answered(number)) {
+                    Some(Answered::Pull(queue, waited)) => {
+                        Some(HouseEvent::PullEnded(queue, end_of(status, &message, waited)))
+                    }
+                    Some(Answered::Look(queue)) if status == NO_MESSAGES => {
+                        Some(HouseEvent::FoundEmpty(queue))
+                    }
+                    Some(Answered::Look(_)) | None => None,
+                }
             }
             None => tickets::read(&message).map(|arrival| {
                 lock(&asked).came(arrival.queue());
@@ -228,5 +281,15 @@ mod tests {
         asked.came(&queue("a"));
         assert_eq!((asked.over(number), asked.over(other)), (None, Some((queue("b"), false))));
         assert!(asked.out.is_empty() && asked.queues.is_empty(), "nothing is kept of what is over");
+    }
+
+    #[test]
+    fn only_the_newest_look_into_a_queue_says_anything() {
+        let mut asked = Asked::default();
+        let (first, second) = (asked.look(&queue("a")), asked.look(&queue("a")));
+        assert!(asked.answered(first).is_none());
+        assert!(matches!(asked.answered(second), Some(Answered::Look(of)) if of == queue("a")));
+        assert!(asked.answered(second).is_none());
+        assert!(asked.looks.is_empty() && asked.looked_into.is_empty(), "nothing is kept of what is over");
     }
 }

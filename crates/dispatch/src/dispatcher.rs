@@ -94,7 +94,7 @@ enum Touched {
 fn leaves_room(input: &Input) -> bool {
     match input {
         Input::Bell { .. } | Input::QueueOpen { .. } | Input::Facts(_) | Input::Settled { .. } => true,
-        Input::OwnerFull { .. } | Input::SaveRefused { .. } | Input::Tick => true,
+        Input::OwnerFull { .. } | Input::SaveRefused { .. } | Input::Tick | Input::FoundEmpty { .. } => true,
         Input::PluginReady { .. }
         | Input::PluginGone { .. }
         | Input::Host(_)
@@ -246,6 +246,10 @@ impl Dispatcher {
                 // There was room for it, and nothing came: nobody waits there any more.
                 self.saved_for(&queue, out);
                 Touched::One(queue.lane.plugin)
+            }
+            Input::FoundEmpty { queue } => {
+                self.queues.found_empty(&queue, now);
+                Touched::Nobody
             }
             Input::Reconnected => {
                 self.queues.reconnected();

@@ -51,6 +51,8 @@ struct Knowledge {
     /// A pull found it empty at this time, and none since found as much as it looked for. A bell that was answered says
     /// nothing of it: the ticket that came may have been an older one.
     empty_since: Option<Time>,
+    /// Looked into at this time without a pull, and nothing was heard of it since.
+    peeked: Option<Time>,
     /// The last pull waited: it was made for bells, or stood.
     waiting: bool,
     /// The pull that is out waits without a bell, for one ticket that may follow.
@@ -170,7 +172,7 @@ impl Queues {
     pub(crate) fn opened(&mut self, queue: &Queue, shape: usize) {
         let known = self.entry(queue);
         (known.door, known.shape) = (Door::Open, shape);
-        known.empty_since = None;
+        (known.empty_since, known.peeked) = (None, None);
     }
 
     /// The queue cannot be asked. It is forgotten, so that another may be known in its place.
@@ -207,6 +209,7 @@ impl Queues {
         if known.bells.contains(&job) {
             return;
         }
+        known.peeked = None;
         if known.rung() == 0 {
             known.due = due;
         }
@@ -228,6 +231,7 @@ impl Queues {
             known.early.remove(early);
             return;
         }
+        known.peeked = None;
         // One bell after the other must not put the look off for ever.
         if known.empty_since.take().is_some() {
             known.look_from = from;
@@ -240,7 +244,7 @@ impl Queues {
         if let Some(known) = self.get(queue) {
             known.age = Some((age_ms, now));
             known.since = Some(signed(now) - signed(age_ms));
-            known.empty_since = None;
+            (known.empty_since, known.peeked) = (None, None);
         }
     }
 
@@ -291,7 +295,32 @@ impl Queues {
     pub(crate) fn went_back(&mut self, queue: &Queue, job: &JobId) {
         if let Some(known) = self.get(queue) {
             known.early.retain(|early| early != job);
+            known.peeked = None;
         }
+    }
+
+    /// Whether a queue that is not asked may hold something still, where one found empty rests for so long.
+    pub(crate) fn may_hold(&self, queue: &Queue, empty_ms: Time, now: Time) -> bool {
+        let known = self.known.get(&queue.lane.plugin).and_then(|queues| queues.get(queue));
+        known.is_some_and(|known| {
+            let old = known.empty_since.is_none_or(|at| now.saturating_sub(at) >= empty_ms);
+            known.asked == 0 && (old || known.again_at.is_some_and(|at| at <= now))
+        })
+    }
+
+    /// Looks into a queue without a pull.
+    pub(crate) fn peeks(&mut self, queue: &Queue, now: Time) {
+        if let Some(known) = self.get(queue) {
+            known.peeked = Some(now);
+        }
+    }
+
+    /// A look found nothing. Where something was heard of the queue after the look began, it says nothing.
+    pub(crate) fn found_empty(&mut self, queue: &Queue, now: Time) {
+        let Some(known) = self.get(queue) else { return };
+        let Some(began) = known.peeked.take() else { return };
+        (known.empty_since, known.age, known.since) = (Some(now), None, None);
+        known.again_at = known.again_at.filter(|at| *at > began);
     }
 
     /// A pull brought all that is there. One that nobody waits for any more says nothing.
@@ -393,6 +422,7 @@ impl Queues {
     pub(crate) fn asks(&mut self, candidate: &Candidate, batch: u32, wait: bool) {
         let Some(known) = self.get(&candidate.queue) else { return };
         (known.asked, known.waiting, known.standing) = (batch, wait, candidate.standing);
+        known.peeked = None;
         if candidate.once_more {
             known.again_at = None;
         }

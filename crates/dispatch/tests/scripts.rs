@@ -79,6 +79,30 @@ fn a_queue_that_nobody_asked_before_is_opened_when_its_bell_rings() {
 }
 
 #[test]
+fn a_freed_slot_asks_the_first_queue_and_looks_into_the_others_meanwhile() {
+    let mut t = Talk::swept(spec(1, 1));
+    t.running("a");
+    t.now = 200;
+    for (job, queue) in ["urgent", "high", "normal", "low"].into_iter().enumerate() {
+        let queue = format!("default/{queue}");
+        t.says(Talk::bell_heard(&queue, &format!("gone-{job}"), Ear::All, 1), &[]);
+    }
+    (t.now, t.says_peeks) = (220, true);
+    let said = t.hears(Talk::ended("a", 210.0));
+    let others = "peek default/high default/normal default/low";
+    assert_eq!(said, ["conclude a: reported", "pull default/urgent 1", others]);
+    // What was heard after the look began counts more than its answer.
+    t.says(Talk::bell_heard("default/high", "b", Ear::All, 1), &[]);
+    t.says(Talk::found_empty("default/high"), &[]);
+    t.says(Talk::found_empty("default/normal"), &[]);
+    t.says(Talk::pull_ended("default/urgent"), &["pull default/high 1"]);
+    // One that is asked says so itself, and one that does not answer is asked.
+    t.says(Talk::found_empty("default/high"), &[]);
+    t.says(Talk::pull_ended("default/high"), &["pull default/low 1"]);
+    t.says(Talk::pull_ended("default/low"), &[]);
+}
+
+#[test]
 fn a_bell_is_known_again() {
     let mut t = Talk::swept(spec(3, 1));
     t.says(Talk::bell("normal", "a"), &["pull default/normal 1 wait"]);

@@ -33,6 +33,7 @@ impl House {
             }
             Action::Open { queue } => self.open_queue(queue),
             Action::Pull { queue, batch, wait } => self.pulls.pull(&queue, batch, wait).await,
+            Action::Peek { queues } => self.pulls.peek(&queues).await,
             Action::PassOn { queue, job, hops } => self.bells.pass_on(&queue, job, hops).await,
             Action::Return { job, delay_ms } => self.hand_back(&job, delay_ms),
             Action::Claim { job, ahead } => self.claim(job, ahead).await,

@@ -150,7 +150,8 @@ fn report(lives: &[Life], slots: u32, deliveries: u64) -> Value {
     let waited = lives.iter().filter(|life| waited_us(life) >= ACK_WAITED_US || life.claimed_us == 0).count();
     let counted_from_us = first_us + LEAD_IN.as_micros() as u64;
     let counted = lives.iter().filter(|life| life.claimed_us > counted_from_us);
-    let inverted = counted.clone().filter(|life| is_inverted(lives, life)).count();
+    let inverted = counted.clone().filter(|life| is_inverted(lives, life, decided_us(life))).count();
+    let at_claim = counted.clone().filter(|life| is_inverted(lives, life, life.taken_us)).count();
     let mut waits: BTreeMap<Priority, Samples> = BTreeMap::new();
     for life in counted.clone() {
         waits.entry(life.lane.priority).or_default().push(life.to_claim());
@@ -166,6 +167,7 @@ fn report(lives: &[Life], slots: u32, deliveries: u64) -> Value {
         "given_back_after_claim": lives.iter().map(|life| life.given_back).sum::<u32>(),
         "waited_for_ack_wait": waited,
         "inverted": inverted,
+        "inverted_at_claim": at_claim,
         "inverted_share": round(inverted as f64 / counted.count().max(1) as f64, 4),
         "claim": waits,
     })
@@ -175,12 +177,18 @@ fn waited_us(life: &Life) -> u64 {
     life.claimed_us.saturating_sub(life.stored_us)
 }
 
-/// Whether an agent took a job although a higher one that would have fitted there had waited.
-fn is_inverted(lives: &[Life], low: &Life) -> bool {
+/// When an agent decided to ask for this job: with its pull. What was stored after that, it could not know of. Another
+/// agent may have asked the same queue later, so this is never too early.
+fn decided_us(life: &Life) -> u64 {
+    if life.asked_us > 0 { life.asked_us } else { life.taken_us }
+}
+
+/// Whether an agent took a job although a higher one that would have fitted there had waited at that time.
+fn is_inverted(lives: &[Life], low: &Life, at_us: u64) -> bool {
     lives.iter().any(|high| {
         high.lane.priority < low.lane.priority
             && high.stored_us > 0
-            && high.stored_us + WAITED_US < low.taken_us
+            && high.stored_us + WAITED_US < at_us
             && high.taken_us > low.taken_us
             && would_fit(lives, high, low)
     })

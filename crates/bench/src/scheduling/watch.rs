@@ -17,6 +17,8 @@ use tokio::task::JoinSet;
 
 /// All tickets' bells. Not all of `grange.bell`: agents ask there whether their own ears have been closed.
 const BELLS: &str = "grange.bell.*.*.*.*.*";
+/// All pulls of tickets.
+const PULLS: &str = "$JS.API.CONSUMER.MSG.NEXT.GRANGE_JOBS.";
 /// How often the table is looked at.
 const EVERY: Duration = Duration::from_millis(10);
 
@@ -31,6 +33,8 @@ pub(crate) struct Life {
     pub(crate) sent_us: u64,
     /// Its ticket was stored: its bell rang.
     pub(crate) stored_us: u64,
+    /// The last pull of its queue before it was taken, by whomever: its agent decided for this queue no later than then.
+    pub(crate) asked_us: u64,
     /// The agent that was handed its ticket first began to claim it, by its record: in whole milliseconds.
     pub(crate) taken_us: u64,
     /// That claim was stored.
@@ -65,7 +69,7 @@ pub(crate) fn lines(lives: &[Life]) -> String {
     for life in lives {
         let line = json!({
             "lane": life.lane.to_string(), "sent_us": life.sent_us, "stored_us": life.stored_us,
-            "taken_us": life.taken_us, "claimed_us": life.claimed_us, "agent": life.agent, "began_us": life.began_us, "done_us": life.done_us,
+            "asked_us": life.asked_us, "taken_us": life.taken_us, "claimed_us": life.claimed_us, "agent": life.agent, "began_us": life.began_us, "done_us": life.done_us,
             "ended_us": life.ended_us, "given_back": life.given_back, "job": life.job.to_string(),
         });
         text.push_str(&line.to_string());
@@ -93,7 +97,8 @@ impl Watch {
     pub(crate) async fn open(broker: Broker) -> Result<Self> {
         let bells = broker.client().subscribe(BELLS).await?;
         let records = broker.client().subscribe("grange.on.state.>").await?;
-        // The answer comes after both subscriptions were taken.
+        let pulls = broker.client().subscribe(format!("{PULLS}*")).await?;
+        // The answer comes after all subscriptions were taken.
         broker.request("$JS.API.INFO".to_owned(), Bytes::new()).await?;
         let lives = Lives::default();
         let mut tasks = JoinSet::new();
@@ -101,9 +106,10 @@ impl Watch {
         tasks.spawn(async move {
             // The connection ends with the watcher.
             let _connection = broker;
-            let mut all = futures_util::stream::select(bells, records);
+            let mut all = futures_util::stream::select_all([bells, records, pulls]);
+            let mut asked = BTreeMap::new();
             while let Some(message) = all.next().await {
-                take(&heard, &message, unix_us());
+                take(&heard, &mut asked, &message, unix_us());
             }
         });
         Ok(Self { lives, _tasks: tasks })
@@ -116,6 +122,7 @@ impl Watch {
             lane,
             sent_us: unix_us(),
             stored_us: 0,
+            asked_us: 0,
             taken_us: 0,
             claimed_us: 0,
             agent: String::new(),
@@ -158,7 +165,17 @@ fn lock(lives: &Lives) -> MutexGuard<'_, BTreeMap<JobKey, Life>> {
     lives.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn take(lives: &Lives, message: &Message, at_us: u64) {
+/// When each queue was pulled, by its consumer.
+type Asked = BTreeMap<String, Vec<u64>>;
+
+fn take(lives: &Lives, asked: &mut Asked, message: &Message, at_us: u64) {
+    if let Some(consumer) = message.subject.strip_prefix(PULLS) {
+        // A look takes nothing.
+        if !message.payload.windows(9).any(|part| part == b"max_bytes") {
+            asked.entry(consumer.to_owned()).or_default().push(at_us);
+        }
+        return;
+    }
     if let Ok((_, key)) = parse_ticket(&message.subject) {
         let passed_on = message.headers.as_ref().is_some_and(|headers| headers.get(HOPS_HEADER).is_some());
         if let Some(life) = lock(lives).get_mut(&key).filter(|life| life.stored_us == 0 && !passed_on) {
@@ -171,6 +188,9 @@ fn take(lives: &Lives, message: &Message, at_us: u64) {
     };
     if let Some(life) = lock(lives).get_mut(&key) {
         heard(life, &record, at_us);
+        let times = asked.get(&key.queue(&life.lane).consumer()).filter(|_| life.asked_us == 0);
+        let before = |times: &Vec<u64>| times.iter().rev().find(|at| **at <= life.taken_us).copied();
+        life.asked_us = times.and_then(before).unwrap_or(life.asked_us);
     }
 }
 

@@ -6,12 +6,18 @@ use crate::plugins::{Plugin, Shape};
 use crate::queues::{Candidate, Patience};
 use crate::vocabulary::{Action, Time};
 use grange_protocol::name::{Owner, PluginName};
+use grange_protocol::subject::Queue;
 use std::collections::BTreeSet;
 
 /// After it left its queues to others, an agent looks at them for so long at least, milliseconds.
 const OPEN_MS: Time = 500;
 /// Most tickets that one look asks for.
 const BATCH_MAX: u32 = 256;
+
+/// Fewer queues than this are asked one after the other, without a look at all of them.
+const PEEKS_MIN: usize = 3;
+/// Most queues that are looked into at one time.
+const PEEKS_MAX: usize = 256;
 
 /// A plugin's shape that has no seat for candidates of this level or below.
 #[derive(Debug)]
@@ -144,6 +150,27 @@ impl Dispatcher {
             {
                 self.ask(&candidates, place, now, out);
             }
+        }
+        if freed {
+            self.peek(&candidates, idle, now, out);
+        }
+    }
+
+    /// One slot became free, and is promised to the first of many queues. The others, which are asked one after the other
+    /// should that one be empty (then those found empty rest for `idle_ms`), are looked into meanwhile: whoever is empty is
+    /// not asked.
+    fn peek(&mut self, candidates: &[Candidate], idle_ms: Time, now: Time, out: &mut Vec<Action>) {
+        if !out.iter().any(|action| matches!(action, Action::Pull { wait: false, .. })) {
+            return;
+        }
+        let swept = candidates.iter().filter(|candidate| {
+            let own = candidate.rung == 0 && !candidate.standing && !candidate.held;
+            own && self.queues.may_hold(&candidate.queue, idle_ms, now)
+        });
+        let queues: Vec<Queue> = swept.take(PEEKS_MAX).map(|candidate| candidate.queue.clone()).collect();
+        if queues.len() >= PEEKS_MIN {
+            queues.iter().for_each(|queue| self.queues.peeks(queue, now));
+            out.push(Action::Peek { queues });
         }
     }
 

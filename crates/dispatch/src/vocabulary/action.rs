@@ -69,6 +69,12 @@ pub enum Action {
         /// A bell rang and the ticket may still be on its way to the consumer, or one short job may follow another.
         wait: bool,
     },
+    /// Find out which of these queues are empty, and take nothing; `FoundEmpty` answers for each that is. An answer that
+    /// does not come changes nothing.
+    Peek {
+        /// Which queues.
+        queues: Vec<Queue>,
+    },
     /// Call all agents that have room: the bell was heard here alone, and there is no room here.
     PassOn {
         /// Of which queue.

@@ -102,6 +102,11 @@ pub enum Input {
         /// Of which queue.
         queue: Queue,
     },
+    /// A look that took nothing found a queue empty.
+    FoundEmpty {
+        /// Which queue.
+        queue: Queue,
+    },
     /// The connection came back: every pull is gone, bells may have been missed.
     Reconnected,
     /// The record says that the job is ours.

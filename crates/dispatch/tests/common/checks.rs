@@ -71,6 +71,7 @@ impl Ledger {
                 law(Law::Bells, wanted, || format!("{queue} is opened for no new reason"))
             }
             Action::Pull { queue, batch, wait } => self.pull(step, queue, *batch as usize, *wait),
+            Action::Peek { queues } => self.peek(step, queues),
             Action::PassOn { queue, job, hops } => {
                 let said = self.passes.take();
                 let right = said.as_ref().is_some_and(|said| (&said.0, &said.1) == (queue, job));

@@ -378,6 +378,7 @@ impl Ledger {
             | Input::Bell { .. }
             | Input::Delivered { .. }
             | Input::Unusable { .. }
+            | Input::FoundEmpty { .. }
             | Input::Reconnected
             | Input::OwnerFull { .. }
             | Input::SaveGranted { .. }

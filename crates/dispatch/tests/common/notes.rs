@@ -36,6 +36,11 @@ impl Ledger {
                 }
                 self.ends_saving(|kept| kept.queue == *queue);
             }
+            Input::FoundEmpty { queue } => {
+                if let Some(shelf) = self.shelves.get_mut(queue) {
+                    shelf.found_empty(now);
+                }
+            }
             Input::Reconnected => self.shelves.values_mut().for_each(|shelf| shelf.forget(0)),
             Input::Claimed { job } => self.claimed(job),
             Input::NotClaimed { job } => {
@@ -105,7 +110,7 @@ impl Ledger {
         for (queue, age) in &facts.waiting {
             if self.takes_in(queue) {
                 let shelf = self.shelves.get_mut(queue).unwrap();
-                (shelf.age, shelf.empty_since) = (Some((*age, now)), None);
+                (shelf.age, shelf.empty_since, shelf.peeked) = (Some((*age, now)), None, None);
             }
         }
         self.saving.resting.retain(|_, until| *until > now);

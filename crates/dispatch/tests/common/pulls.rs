@@ -60,6 +60,20 @@ impl Ledger {
         Ok(())
     }
 
+    /// What is looked into could be asked as well, after what is asked in the same breath.
+    pub(crate) fn peek(&mut self, step: &Step<'_>, queues: &[Queue]) -> Checked {
+        let out = self.shelves.values().any(|shelf| shelf.asked > 0 && shelf.step == self.step);
+        law(Law::PullOrder, out, || format!("{queues:?} are looked into, and nothing is asked"))?;
+        for queue in queues {
+            let here = self.plugins.get(&queue.lane.plugin).is_some_and(|known| !known.gone);
+            law(Law::PullOrder, here && self.is_open(queue), || format!("{queue} is looked into, not open"))?;
+            let shelf = self.shelves.get_mut(queue).unwrap();
+            law(Law::PullOrder, shelf.asked == 0, || format!("{queue} is looked into beside its pull"))?;
+            shelf.peeked = Some(step.now);
+        }
+        Ok(())
+    }
+
     fn can_start(&self, step: &Step<'_>, queue: &Queue, batch: usize) -> Checked {
         let (name, now) = (&queue.lane.plugin, step.now);
         law(Law::Capacity, batch > 0, || format!("nothing is asked of {queue}"))?;

@@ -32,6 +32,8 @@ pub(crate) struct Shelf {
     early: Vec<JobId>,
     /// When a pull found nothing more; none since found as much as it looked for.
     pub(crate) empty_since: Option<Time>,
+    /// Looked into then, and nothing was heard of it since.
+    pub(crate) peeked: Option<Time>,
     /// The pull that is out waits.
     waiting: bool,
     /// The pull that is out was made without a bell, after one that was answered.
@@ -49,6 +51,7 @@ impl Shelf {
         if let Some(place) = self.early.iter().position(|early| early == job) {
             self.early.remove(place);
         } else if !self.bells.contains(job) {
+            self.peeked = None;
             self.due = if self.bells.is_empty() { now + patience } else { self.due };
             if patience > 0 {
                 self.again_at = Some(now + 2 * patience);
@@ -63,6 +66,7 @@ impl Shelf {
             self.early.remove(place);
             return;
         }
+        self.peeked = None;
         self.look_from = if self.empty_since.take().is_some() { from } else { self.look_from };
         self.again_at = Some(from + again_ms);
     }
@@ -88,6 +92,14 @@ impl Shelf {
 
     pub(crate) fn went_back(&mut self, job: &JobId) {
         self.early.retain(|early| early != job);
+        self.peeked = None;
+    }
+
+    /// A look that took nothing found it empty.
+    pub(crate) fn found_empty(&mut self, now: Time) {
+        let Some(began) = self.peeked.take() else { return };
+        (self.empty_since, self.age) = (Some(now), None);
+        self.again_at = self.again_at.filter(|at| *at > began);
     }
 
     pub(crate) fn ended(&mut self, now: Time) {
@@ -109,6 +121,7 @@ impl Shelf {
             self.again_at = None;
         }
         (self.asked, self.waiting, self.standing) = (batch, wait, standing);
+        self.peeked = None;
         self.answered = self.bells.drain(..rung.min(batch as usize)).collect();
     }
 

@@ -63,6 +63,7 @@ impl Worker {
 pub(crate) enum Pending {
     Bell(Queue, JobKey, u32),
     Pull(Queue, u32),
+    Peek(Queue),
     Claim(JobKey),
     Start(WorkerId),
     Run(WorkerId, JobKey),
@@ -156,7 +157,8 @@ impl World {
 
     /// The connection is gone, and with it the pulls and the bells.
     pub(crate) fn disconnect(&mut self) {
-        self.pending.retain(|pending| !matches!(pending, Pending::Pull(..) | Pending::Bell(..)));
+        self.pending
+            .retain(|pending| !matches!(pending, Pending::Pull(..) | Pending::Peek(..) | Pending::Bell(..)));
     }
 
     pub(crate) fn look(&mut self) {
@@ -169,6 +171,7 @@ impl World {
             Action::Hear { .. } | Action::Warn { .. } | Action::EndSave { .. } | Action::Exit => {}
             Action::Open { queue } => self.pending.push(Pending::Open(queue.clone())),
             Action::Pull { queue, batch, .. } => self.pending.push(Pending::Pull(queue.clone(), *batch)),
+            Action::Peek { queues } => self.pending.extend(queues.iter().cloned().map(Pending::Peek)),
             // Somebody else hears it.
             Action::PassOn { .. } => {}
             Action::Return { job, delay_ms } => {
@@ -229,6 +232,11 @@ impl World {
                 (!choices.one_in(16)).then_some(Input::Bell { queue, job: key.job, ear: Ear::All, hops })
             }
             Pending::Pull(queue, left) => Some(self.pull(queue, left, choices)),
+            Pending::Peek(queue) => {
+                let here = |ticket: &Ticket| ticket.place == Place::InQueue && ticket.queue == queue;
+                let empty = !self.tickets.values().any(here) && !choices.one_in(8);
+                empty.then_some(Input::FoundEmpty { queue })
+            }
             Pending::Claim(job) => Some(self.claim(job, choices)),
             Pending::Start(id) => self.start(id, choices),
             Pending::Run(id, job) => self.run(id, job, choices),

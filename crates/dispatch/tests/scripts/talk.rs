@@ -34,6 +34,8 @@ pub(crate) struct Talk {
     pub(crate) now: Time,
     /// Whether the answers say how bells are heard.
     pub(crate) says_ears: bool,
+    /// Whether the answers say which queues are looked into without a pull.
+    pub(crate) says_peeks: bool,
     ears: BTreeMap<PluginName, Option<Ear>>,
 }
 
@@ -43,7 +45,13 @@ impl Talk {
     }
 
     pub(crate) fn with(config: Config) -> Self {
-        Self { dispatcher: Dispatcher::new(config), now: 0, says_ears: false, ears: BTreeMap::new() }
+        Self {
+            dispatcher: Dispatcher::new(config),
+            now: 0,
+            says_ears: false,
+            says_peeks: false,
+            ears: BTreeMap::new(),
+        }
     }
 
     /// The plugin can run here, and all its queues are open and were found empty.
@@ -78,7 +86,8 @@ impl Talk {
             } else {
                 false
             };
-            if self.says_ears || !is_ear {
+            let is_peek = matches!(action, Action::Peek { .. });
+            if (self.says_ears || !is_ear) && (self.says_peeks || !is_peek) {
                 said.push(of_action(&action));
             }
         }
@@ -185,6 +194,10 @@ impl Talk {
 
     pub(crate) fn pull_ended(from: &str) -> Input {
         Input::PullEnded { queue: queue(from) }
+    }
+
+    pub(crate) fn found_empty(text: &str) -> Input {
+        Input::FoundEmpty { queue: queue(text) }
     }
 
     pub(crate) fn claimed(job: &str) -> Input {

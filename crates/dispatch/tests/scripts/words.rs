@@ -92,6 +92,9 @@ pub(crate) fn of_action(action: &Action) -> String {
         Action::Pull { queue, batch, wait } => {
             format!("pull {} {batch}{}", of_queue(queue), if *wait { " wait" } else { "" })
         }
+        Action::Peek { queues } => {
+            format!("peek {}", queues.iter().map(of_queue).collect::<Vec<_>>().join(" "))
+        }
         Action::PassOn { queue, job, hops } => format!("pass on {job} of {}, hop {hops}", of_queue(queue)),
         Action::Return { job, delay_ms: 0 } => format!("return {}", of_job(job)),
         Action::Return { job, delay_ms } => format!("return {} in {delay_ms} ms", of_job(job)),

@@ -27,6 +27,8 @@ impl Farm<'_> {
                 let queue = self.queues[&queue];
                 self.pull(agent, queue, batch, wait);
             }
+            // Nobody has to answer; the simulated farms are published without.
+            Action::Peek { .. } => {}
             Action::PassOn { job, hops, .. } => self.say(agent, Word::Call { job: place_of(&job), hops }),
             Action::Return { job, delay_ms } => {
                 let job = self.no_longer_here(agent, &job);
