@@ -53,7 +53,9 @@ async fn a_heartbeat_says_what_the_agent_is_and_has() {
     let client = farm.client("alice").await;
     let status = client.wait_for_plugins("h1").await;
     assert_eq!((status.v, status.agent.as_str(), status.state), (1, "h1", AgentState::Ready));
-    assert_eq!((status.isolation.as_str(), status.version.is_empty()), ("process", false));
+    // What the host allows; `isolation.rs` tests both.
+    assert!(status.isolation == "process" || status.isolation.starts_with("cgroup-"), "{}", status.isolation);
+    assert!(!status.version.is_empty());
     assert!(status.started_ms > 1_700_000_000_000 && !status.host.is_empty());
     let capacity = &status.capacity;
     assert!(

@@ -225,10 +225,12 @@ async fn a_worker_that_breaks_the_link_is_ended() {
     ] {
         let name = format!("frames-{mode}");
         let record = fails(&client, &name, None).await;
-        let at_start = matches!(mode, "start-garbage" | "start-oversized" | "protocol");
-        let kind = if mode == "protocol" { FailureKind::StartFailed } else { FailureKind::WorkerCrashed };
+        let (kind, attempts) = match mode {
+            "protocol" => (FailureKind::StartFailed, 1),
+            _ => (FailureKind::WorkerCrashed, 3),
+        };
         holds(record.failure(), kind, text);
-        assert_eq!(record.attempt.as_ref().unwrap().number, if at_start { 1 } else { 3 }, "{mode}");
+        assert_eq!(record.attempt.as_ref().unwrap().number, attempts, "{mode}");
         good(&client).await;
     }
     assert_eq!(client.run("frames-wrong-run", &json!({})).await.value(), "mine");

@@ -56,8 +56,10 @@ async fn a_drained_host_finishes_what_runs_and_stays_until_it_is_undrained() {
     let mut agent = agent;
     agent.kill();
     let _next = agent.plan().start();
-    client.wait_for_plugins("h1").await;
-    let status = is(&client, "drained").await;
+    let status = shows(&client, "the next life, drained", |next| {
+        next.incarnation != status.incarnation && next.state_word() == "drained"
+    })
+    .await;
     assert_eq!(status.drain.unwrap().reason, "new driver");
     undrained(&grange, &client).await;
     assert_eq!(client.end(&waits).await.value()["label"], "waits");

@@ -61,7 +61,7 @@ async fn dead(session: &Session) -> Option<Check> {
     let told = ask(session, &format!("STREAM.INFO.{DEAD}")).await?;
     let count = told["state"]["messages"].as_u64().filter(|count| *count > 0)?;
     let text = format!("{count} dead letter{} in `{DEAD}`", if count == 1 { "" } else { "s" });
-    Some(warn("dead letters", text, "see what they are: `grange dead list`"))
+    Some(warn("dead letters", text, "see what they are, e.g. `nats stream view GRANGE_DEAD`"))
 }
 
 async fn queues(session: &Session, agents: &[AgentStatus]) -> Vec<Check> {
@@ -73,7 +73,11 @@ async fn queues(session: &Session, agents: &[AgentStatus]) -> Vec<Check> {
         now_ms.is_none_or(|now_ms| now_ms.saturating_sub(found.stored_ms) <= OVERVIEW_STALE_MS)
     });
     let Some(Overview { queues, .. }) = fresh.map(|found| found.value) else {
+        let since = now_ms.map(|now_ms| now_ms.saturating_sub(OVERVIEW_STALE_MS));
+        let young = |agent: &AgentStatus| since.is_some_and(|since| agent.started_ms > since);
         return match (agents.is_empty(), waiting(&told)) {
+            // Nobody can have kept it yet.
+            (false, _) if agents.iter().all(young) => Vec::new(),
             (true, Some(count)) => {
                 let text = format!("{count} tickets lie in `{JOBS}`, and no agent is there");
                 vec![warn("queues", text, "start an agent, or see `grange jobs`")]
