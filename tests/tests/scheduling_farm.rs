@@ -3,6 +3,7 @@
 use grange_broker_client::bucket::Bucket;
 use grange_protocol::facts::{OVERVIEW_KEY, OVERVIEW_MS, Overview};
 use grange_protocol::record::{Record, State};
+use grange_protocol::subject::JobKey;
 use grange_protocol::subject::LANES_BUCKET;
 use grange_protocol::ticket::Ticket;
 use grange_tests::gpus::Gpu;
@@ -189,15 +190,20 @@ async fn a_gpu_that_fails_is_quarantined_and_its_job_runs_elsewhere() {
     assert_eq!(record.tries.worker_crashes, 0);
 }
 
+/// Small jobs, as many as wait at any moment.
+async fn small_ones(client: &Client, mut out: Vec<JobKey>) -> Vec<JobKey> {
+    while out.len() < 6 {
+        out.push(client.submit("small", &json!({"label": "s"})).await);
+    }
+    out
+}
+
 /// Keeps a host full of small jobs until the big one began; whoever ends is followed by the next.
-async fn stream_of_small_ones(client: &Client, big: &grange_protocol::subject::JobKey) -> u32 {
-    let mut out = Vec::new();
+async fn stream_of_small_ones(client: &Client, mut out: Vec<JobKey>, big: &JobKey) -> u32 {
     let mut ended = 0;
     let begun = Instant::now();
     loop {
-        while out.len() < 6 {
-            out.push(client.submit("small", &json!({"label": "s"})).await);
-        }
+        out = small_ones(client, out).await;
         let mut running = Vec::new();
         for key in out {
             match client.record(&key).await {
@@ -236,9 +242,10 @@ async fn a_big_job_gets_its_room_behind_a_stream_of_small_ones() {
         client.submit("small", &json!({"label": label, "log": log, "until": gate})).await;
         began(&log, label).await;
     }
+    let small = small_ones(&client, Vec::new()).await;
     let big = client.submit("big", &json!({"label": "big", "log": log})).await;
     std::fs::write(&gate, "").unwrap();
-    let ended = stream_of_small_ones(&client, &big).await;
+    let ended = stream_of_small_ones(&client, small, &big).await;
     client.end(&big).await.value();
     assert!(ended > 0, "small jobs went on meanwhile");
 }
