@@ -11,7 +11,8 @@ async def story(nc: Any) -> Any:
     (found,) = [plugin for plugin in agent["plugins"] if plugin["name"] == "echo"]
     assert (agent["state"], found["state"]) == ("ready", "ready"), agent
     ping = await nc.request("$SRV.PING.grange-agent", b"", timeout=5)
-    drained = await nc.request(f"grange.ctl.{agent['agent']}.drain", b"", timeout=5)
+    leave = json.dumps({"exit": True}).encode()
+    drained = await nc.request(f"grange.ctl.{agent['agent']}.drain", leave, timeout=5)
     while await wire.agents(nc):
         pass
     return {"agent": agent, "ping": json.loads(ping.data), "drained": json.loads(drained.data)}

@@ -122,10 +122,11 @@ impl Settlement {
         match word {
             Word::Acknowledge => self.claims.settle(&self.ack, Bytes::from_static(b"+ACK")).await,
             Word::HandBack(pause) => {
+                // First of all: an agent that leaves waits for nothing more once its jobs are settled.
+                self.claims.nak(&self.ack, pause.backoff_ms).await;
                 if let Err(error) = self.copy.restore_if_gone(&self.claims).await {
                     tracing::debug!(job = %self.key, %error, "its ticket was not looked for");
                 }
-                self.claims.nak(&self.ack, pause.backoff_ms).await;
                 tokio::time::sleep(Duration::from_millis(pause.backoff_ms)).await;
                 match pause.avoid_ms {
                     0 => ring(&self.claims, &self.ticket).await,
