@@ -124,7 +124,7 @@ async fn a_plugin_waits_at_its_window_while_the_broker_is_slow() {
     std::fs::write(&gate, "").unwrap();
     let told = || std::fs::read_to_string(&tell).unwrap().parse::<u64>().unwrap_or(0);
     eventually("the window is full", SOON, async || match told() {
-        n if n >= 500 + 64 => Ok(()),
+        n if n >= 500 + 63 => Ok(()),
         n => Err(format!("it is at {n}")),
     })
     .await;
