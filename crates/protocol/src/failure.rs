@@ -28,12 +28,6 @@ pub enum FailureKind {
     WorkerCrashed,
     /// The run took longer than its `timeout`.
     TimedOut,
-    /// No worker was ready within `start_timeout`.
-    StartTimedOut,
-    /// The run gave no chunk, progress or log line within `idle_timeout`.
-    Stalled,
-    /// A cancelled run did not stop within `cancel_grace` and was killed; of a job that is `cancelled`.
-    CancelForced,
     /// The worker's processes used more host memory than they were given.
     OutOfMemory,
     /// The worker filled its scratch folder or the disk.
@@ -65,9 +59,6 @@ impl FailureKind {
             Self::StoreFailed => "store_failed",
             Self::WorkerCrashed => "worker_crashed",
             Self::TimedOut => "timed_out",
-            Self::StartTimedOut => "start_timed_out",
-            Self::Stalled => "stalled",
-            Self::CancelForced => "cancel_forced",
             Self::OutOfMemory => "out_of_memory",
             Self::OutOfDisk => "out_of_disk",
             Self::HostLost => "host_lost",

@@ -12,7 +12,6 @@
 
 use crate::failure::Failure;
 use crate::limit::{MAX_NOTE_BYTES, keep_start};
-use crate::object::ObjectRef;
 use crate::record::{Attempt, CancelRequest, Fence, Holder, Outcome, Record, State, Tries};
 use crate::subject::Lane;
 
@@ -222,18 +221,6 @@ pub fn abandon(before: &Record, sequence: u64, outcome: Outcome, at_ms: u64) -> 
     Ok(record)
 }
 
-/// The record with what the attempt behind `fence` leaves for the next one. Nothing else changes.
-pub fn leave_checkpoint(
-    before: &Record,
-    sequence: u64,
-    fence: &Fence,
-    checkpoint: ObjectRef,
-) -> Result<Record, Denied> {
-    let mut record = owned(before, sequence, fence)?;
-    record.checkpoint = Some(checkpoint);
-    Ok(record)
-}
-
 /// The record after somebody asked for an end: at once for a job that nobody holds, else a request to the holder.
 pub fn request_cancel(
     before: Option<(&Record, u64)>,
@@ -380,13 +367,10 @@ mod tests {
     fn a_rest_ends_with_the_claim_and_the_evidence_stays() {
         let running = claim(None, &lane(), 1, &claim_by(1, false)).unwrap();
         let fence = running.fence(10).unwrap();
-        let object = ObjectRef::new("a".repeat(64), 3, "c");
-        let left = leave_checkpoint(&running, 10, &fence, object.clone()).unwrap();
-        assert!(left.held_by(&fence, 11));
         let failure = Failure::new(crate::failure::FailureKind::PluginFailed, "no");
         let cause = RetryCause::PluginError;
         let given_up = GivenUp { cause, failure: Some(&failure), backoff_ms: 7, avoid_ms: 9 };
-        let resting = retry(&left, 11, &fence, &given_up, &"x".repeat(9_999), 7).unwrap();
+        let resting = retry(&running, 10, &fence, &given_up, &"x".repeat(9_999), 7).unwrap();
         assert_eq!((resting.state, resting.backoff_ms, resting.avoid_ms), (State::Retrying, 7, 9));
         assert_eq!(resting.tries.plugin_errors, 1);
         assert!(resting.history.last().unwrap().note.len() < 1_000);
@@ -394,11 +378,7 @@ mod tests {
         assert_eq!((moved.backoff_ms, moved.avoid_ms), (0, 9), "who moves it wants it soon");
         let again = claim(Some(&resting), &lane(), 1, &claim_by(2, false)).unwrap();
         assert_eq!((again.backoff_ms, again.avoid_ms), (0, 0));
-        assert_eq!((again.last_failure, again.checkpoint), (Some(failure), Some(object)));
-        assert_eq!(
-            leave_checkpoint(&resting, 12, &fence, resting.checkpoint.clone().unwrap()),
-            Err(Denied::Lost(1))
-        );
+        assert_eq!(again.last_failure, Some(failure));
     }
 
     #[test]

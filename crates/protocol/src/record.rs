@@ -244,9 +244,6 @@ pub struct Record {
     /// Why the last attempt ended, of a job that is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failure>,
-    /// What an attempt left for the next one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checkpoint: Option<ObjectRef>,
     /// Of a job whose id stands for one request: the request's digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_sha256: Option<Box<str>>,
@@ -290,7 +287,6 @@ impl Record {
             backoff_ms: 0,
             avoid_ms: 0,
             last_failure: None,
-            checkpoint: None,
             request_sha256: None,
             outcome: None,
             history: Vec::new(),

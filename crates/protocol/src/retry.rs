@@ -30,12 +30,10 @@ pub const AVOID_MS: u64 = 30_000;
 const TRIES: RangeInclusive<u32> = 1..=TRIES_MAX;
 
 /// Errors that are worth another try, unless a policy names others.
-pub const KINDS: [FailureKind; 7] = [
+pub const KINDS: [FailureKind; 5] = [
     FailureKind::PluginFailed,
     FailureKind::TimedOut,
-    FailureKind::Stalled,
     FailureKind::StartFailed,
-    FailureKind::StartTimedOut,
     FailureKind::InputUnavailable,
     FailureKind::StoreFailed,
 ];
@@ -59,8 +57,8 @@ pub struct RetryPolicy {
     /// Longest wait, milliseconds; default 60000, or `backoff_ms` where that is longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff_max_ms: Option<u64>,
-    /// Errors that are worth another try; default `plugin_failed`, `timed_out`, `stalled`, `start_failed`,
-    /// `start_timed_out`, `input_unavailable` and `store_failed`.
+    /// Errors that are worth another try; default `plugin_failed`, `timed_out`, `start_failed`,
+    /// `input_unavailable` and `store_failed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kinds: Option<Vec<FailureKind>>,
 }
@@ -184,9 +182,6 @@ pub fn cause_of(kind: FailureKind) -> RetryCause {
         | FailureKind::OutputTooLarge
         | FailureKind::StoreFailed
         | FailureKind::TimedOut
-        | FailureKind::StartTimedOut
-        | FailureKind::Stalled
-        | FailureKind::CancelForced
         | FailureKind::OutOfDisk
         | FailureKind::OverLimit
         | FailureKind::Internal
@@ -231,8 +226,7 @@ pub fn decide(
 
 /// How long the last agent leaves the job to others: where the host may have had a part in it.
 fn avoid_ms(cause: RetryCause, kind: FailureKind) -> u64 {
-    let by_host =
-        matches!(kind, FailureKind::StartFailed | FailureKind::StartTimedOut | FailureKind::InputUnavailable);
+    let by_host = matches!(kind, FailureKind::StartFailed | FailureKind::InputUnavailable);
     match cause {
         RetryCause::WorkerCrashed | RetryCause::HostLost | RetryCause::GpuFailed => AVOID_MS,
         RetryCause::PluginError if by_host => AVOID_MS,
@@ -248,7 +242,7 @@ fn scaled(most: u64, chance: u64) -> u64 {
 
 /// Kinds that have budgets of their own may stand in the list; they are tried again by those.
 fn check_kind(kind: FailureKind) -> Result<(), PolicyError> {
-    let is_end = matches!(kind, FailureKind::CancelForced | FailureKind::InvalidInput);
+    let is_end = kind == FailureKind::InvalidInput;
     if kind == FailureKind::Unknown {
         return Err(PolicyError::UnknownKind);
     }
@@ -333,7 +327,7 @@ mod tests {
         assert!(said(r#"{"worker_crashes":1001}"#).contains("1 to 1000"));
         assert!(said(r#"{"backoff_ms":86400001}"#).contains("a day"));
         assert!(said(r#"{"kinds":["gremlins"]}"#).contains("`plugin_failed`"));
-        assert!(said(r#"{"kinds":["cancel_forced"]}"#).contains("for good"));
+        assert!(said(r#"{"kinds":["invalid_input"]}"#).contains("for good"));
         assert!(RetryPolicy::default().check().is_ok());
     }
 

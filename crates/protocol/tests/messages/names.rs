@@ -102,7 +102,7 @@ fn names() -> serde_json::Value {
 }
 
 /// Every kind of failure; the match below does not compile when one is missing here.
-const FAILURE_KINDS: [FailureKind; 20] = [
+const FAILURE_KINDS: [FailureKind; 17] = [
     FailureKind::InvalidInput,
     FailureKind::InputUnavailable,
     FailureKind::PluginUnavailable,
@@ -113,9 +113,6 @@ const FAILURE_KINDS: [FailureKind; 20] = [
     FailureKind::StoreFailed,
     FailureKind::WorkerCrashed,
     FailureKind::TimedOut,
-    FailureKind::StartTimedOut,
-    FailureKind::Stalled,
-    FailureKind::CancelForced,
     FailureKind::OutOfMemory,
     FailureKind::OutOfDisk,
     FailureKind::HostLost,
@@ -139,9 +136,6 @@ const _: () = {
             | FailureKind::StoreFailed
             | FailureKind::WorkerCrashed
             | FailureKind::TimedOut
-            | FailureKind::StartTimedOut
-            | FailureKind::Stalled
-            | FailureKind::CancelForced
             | FailureKind::OutOfMemory
             | FailureKind::OutOfDisk
             | FailureKind::HostLost
